@@ -47,6 +47,7 @@ pub fn record(plan: &Plan) -> Record {
         availability: Availability::Unknown,
         heard: false,
         timed_out: false,
+        runs_removed: 0,
         phases,
         requests: Vec::new(),
     }

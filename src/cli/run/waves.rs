@@ -5,7 +5,10 @@
 use serde_json::{Value, json};
 
 use super::paint::Paint;
-use crate::manifest::{InstanceMode, PhaseIx, Plan};
+use crate::{
+    engine,
+    manifest::{PhaseId, PhaseIx, Plan},
+};
 
 /// The shape of a plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,58 +17,21 @@ pub struct Shape {
     pub waves: Vec<Vec<PhaseIx>>,
     /// The longest chain of waits, first to last; among equals, the earliest in document order.
     pub critical_path: Vec<PhaseIx>,
-    /// `onUse` phases, and with a target everything else, that nobody wants.
+    /// What nobody wants: `onUse` phases, and with a target everything that it does not wait for.
     pub idle: Vec<PhaseIx>,
 }
 
 impl Shape {
     /// Of the phases wanted: the target and what it waits for, or every immediate phase and what it waits for.
-    pub fn of(plan: &Plan, target: Option<PhaseIx>) -> Self {
-        let wanted = wanted(plan, target);
-        let mut depth = vec![0_usize; plan.len()];
-        let mut waves: Vec<Vec<PhaseIx>> = Vec::new();
-        for &ix in plan.topological_order().iter().filter(|ix| wanted[ix.index()]) {
-            let own = plan.waits(ix).iter().map(|on| depth[on.index()] + 1).max().unwrap_or(0);
-            depth[ix.index()] = own;
-            if waves.len() <= own {
-                waves.resize(own + 1, Vec::new());
-            }
-            waves[own].push(ix);
+    pub fn of(plan: &Plan, target: Option<&PhaseId>) -> Self {
+        let waves = engine::waves(plan, target);
+        let mut is_wanted = vec![false; plan.len()];
+        for ix in waves.iter().flatten() {
+            is_wanted[ix.index()] = true;
         }
-        for wave in &mut waves {
-            wave.sort_unstable();
-        }
-        let critical_path = critical_path(plan, &waves, &depth);
-        let idle = plan.indices().filter(|ix| !wanted[ix.index()]).collect();
-        Self { waves, critical_path, idle }
+        let idle = plan.indices().filter(|ix| !is_wanted[ix.index()]).collect();
+        Self { waves, critical_path: engine::critical_path(plan, target), idle }
     }
-}
-
-/// By index: whether the phase is wanted.
-fn wanted(plan: &Plan, target: Option<PhaseIx>) -> Vec<bool> {
-    let mut wanted = vec![false; plan.len()];
-    let mut open: Vec<PhaseIx> = match target {
-        Some(ix) => vec![ix],
-        None => plan.indices().filter(|&ix| plan.phase(ix).spec.instance_mode == InstanceMode::Immediate).collect(),
-    };
-    while let Some(ix) = open.pop() {
-        if !std::mem::replace(&mut wanted[ix.index()], true) {
-            open.extend_from_slice(plan.waits(ix));
-        }
-    }
-    wanted
-}
-
-/// Back from the deepest phase, each time to the earliest dependency that is one less deep.
-fn critical_path(plan: &Plan, waves: &[Vec<PhaseIx>], depth: &[usize]) -> Vec<PhaseIx> {
-    let mut path = Vec::with_capacity(waves.len());
-    let mut at = waves.last().and_then(|wave| wave.first().copied());
-    while let Some(ix) = at {
-        path.push(ix);
-        at = plan.waits(ix).iter().copied().filter(|on| depth[on.index()] + 1 == depth[ix.index()]).min();
-    }
-    path.reverse();
-    path
 }
 
 /// As a person reads it.
@@ -110,7 +76,7 @@ pub fn document(plan: &Plan, shape: &Shape) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::run::samples::{on_use, phase, plan};
+    use crate::cli::run::samples::{id, on_use, phase, plan};
 
     #[test]
     fn waves_follow_the_waits_and_the_longest_chain_is_named() {
@@ -133,7 +99,7 @@ mod tests {
     #[test]
     fn a_target_wants_only_what_it_waits_for_even_if_on_use() {
         let plan = plan(vec![phase("a", &[]), phase("b", &["a"]), on_use("c", &["a"]), phase("d", &[])]);
-        let shape = Shape::of(&plan, plan.index_of("c"));
+        let shape = Shape::of(&plan, Some(&id("c")));
         assert_eq!(document(&plan, &shape)["waves"], serde_json::json!([["a"], ["c"]]));
         assert_eq!(document(&plan, &shape)["idle"], serde_json::json!(["b", "d"]));
     }
