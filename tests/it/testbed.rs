@@ -10,7 +10,8 @@ use kube::api::{Api, ListParams};
 use serde_json::json;
 
 use crate::support::{
-    NatsConfig, Process, Signal, Tls, alive, bin, cluster, eventually, nats, python, shared_nats, tool, unique,
+    NatsConfig, Process, Signal, Tls, alive, bin, cluster, eventually, nats, own_cluster, python, shared_nats, tool,
+    unique,
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -72,6 +73,26 @@ async fn service_account_may_do_what_its_role_says_and_nothing_else() {
     eventually(SOON, "the role is in force", async || maps.list(&ListParams::default()).await.ok()).await;
     let refused = maps.get("anything").await.unwrap_err();
     assert!(matches!(refused, kube::Error::Api(status) if status.is_forbidden()));
+}
+
+#[tokio::test]
+async fn api_server_of_its_own_may_crash_and_hang_and_keeps_its_objects() {
+    let cluster = own_cluster().await;
+    let namespace = cluster.namespace("crash").await;
+    let maps: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), &namespace);
+    let made = cluster.kubectl(&["-n", &namespace, "create", "configmap", "kept"]).await;
+    assert!(made.status.success(), "{made:?}");
+
+    cluster.kill_api_server();
+    assert!(maps.get("kept").await.is_err(), "nobody answers while it is away");
+    cluster.start_api_server().await;
+    maps.get("kept").await.unwrap();
+
+    cluster.signal_api_server(Signal::STOP);
+    let hanging = tokio::time::timeout(Duration::from_millis(300), maps.get("kept")).await;
+    assert!(hanging.is_err(), "a stopped process does not answer");
+    cluster.signal_api_server(Signal::CONT);
+    tokio::time::timeout(SOON, maps.get("kept")).await.unwrap().unwrap();
 }
 
 #[tokio::test]

@@ -4,8 +4,10 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpStream};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
@@ -15,7 +17,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-use super::{Authority, Process, START_DEADLINE, eventually, ports, scratch, tool, unique};
+use super::{Authority, Process, START_DEADLINE, Signal, eventually, ports, scratch, tool, unique};
 
 /// How often a start is tried again with other ports because somebody took one in between.
 const STARTS_MAX: usize = 5;
@@ -27,27 +29,81 @@ pub struct Cluster {
     pub client: kube::Client,
     /// The same access for other programs.
     pub kubeconfig: PathBuf,
-    servers: &'static Servers,
+    servers: Arc<Servers>,
 }
 
 struct Servers {
     url: String,
     authority: PathBuf,
     kubeconfig: PathBuf,
-    // Held so that both end with the test binary.
-    _processes: [Process; 2],
+    api: Mutex<Process>,
+    api_command: Command,
+    // Held so that it ends with the test binary.
+    _etcd: Process,
 }
 
 /// The cluster of this test binary, started by whoever asks first.
 pub async fn cluster() -> Cluster {
     // A failure is kept too: the second test would wait as long only to hear the same.
-    static SERVERS: OnceCell<Result<Servers, String>> = OnceCell::const_new();
-    let servers = SERVERS.get_or_init(start).await.as_ref().unwrap_or_else(|reason| panic!("no cluster: {reason}"));
-    let client = client_of(&servers.kubeconfig).await;
-    Cluster { client, kubeconfig: servers.kubeconfig.clone(), servers }
+    static SERVERS: OnceCell<Result<Arc<Servers>, String>> = OnceCell::const_new();
+    let servers = SERVERS.get_or_init(async || start().await.map(Arc::new)).await.clone();
+    Cluster::of(servers).await
+}
+
+/// A cluster of the test's own, for those that take the API server away; it costs some seconds and 350 MiB.
+pub async fn own_cluster() -> OwnCluster {
+    OwnCluster(Cluster::of(start().await.map(Arc::new)).await)
+}
+
+/// A cluster whose API server may be killed, since nobody else has one on it.
+pub struct OwnCluster(Cluster);
+
+impl Deref for OwnCluster {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        &self.0
+    }
+}
+
+impl OwnCluster {
+    /// Ends the API server as a crash does; etcd keeps what was stored.
+    pub fn kill_api_server(&self) {
+        self.api().kill();
+    }
+
+    /// Sends the API server a signal, such as STOP to make it hang and CONT to let it go on.
+    pub fn signal_api_server(&self, signal: Signal) {
+        self.api().signal(signal);
+    }
+
+    /// Starts the API server again at the same address, and returns when it is ready.
+    pub async fn start_api_server(&self) {
+        *self.api() = Process::start("kube-apiserver", &self.0.servers.api_command);
+        eventually(START_DEADLINE, "kube-apiserver is ready again", async || {
+            self.expect_api_server();
+            answers_ready(&self.0.client).await.then_some(())
+        })
+        .await;
+    }
+
+    fn expect_api_server(&self) {
+        let mut api = self.api();
+        assert!(api.exit_code().is_none(), "ended at its start: {}", api.tail());
+    }
+
+    fn api(&self) -> MutexGuard<'_, Process> {
+        self.0.servers.api.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Cluster {
+    async fn of(servers: Result<Arc<Servers>, String>) -> Self {
+        let servers = servers.unwrap_or_else(|reason| panic!("no cluster: {reason}"));
+        let client = client_of(&servers.kubeconfig).await;
+        Self { client, kubeconfig: servers.kubeconfig.clone(), servers }
+    }
+
     /// Makes a namespace of this test's own.
     pub async fn namespace(&self, prefix: &str) -> String {
         let name = unique(prefix);
@@ -61,8 +117,9 @@ impl Cluster {
     /// Runs kubectl as administrator and returns when it has ended.
     pub async fn kubectl(&self, arguments: &[&str]) -> Output {
         let mut command = tokio::process::Command::new(tool("kubectl"));
-        command.arg("--kubeconfig").arg(&self.kubeconfig);
-        command.arg("--cache-dir").arg(self.kubeconfig.with_file_name("kubectl-cache"));
+        // By the environment: kubectl takes no flags before the name of a plugin.
+        command.env("KUBECONFIG", &self.kubeconfig);
+        command.env("KUBECACHEDIR", self.kubeconfig.with_file_name("kubectl-cache"));
         command.args(arguments).kill_on_drop(true);
         tokio::time::timeout(KUBECTL_DEADLINE, command.output())
             .await
@@ -132,11 +189,12 @@ async fn try_start() -> Result<Servers, String> {
     let kubeconfig = dir.join("kubeconfig");
     let credentials = json!({"client-certificate": admin.certificate, "client-key": admin.key});
     write_kubeconfig(&kubeconfig, &url, &authority.certificate, "default", &credentials);
-    let mut api = Process::start("kube-apiserver", &api_server_command(&dir, port, etcd_port, &authority));
+    let api_command = api_server_command(&dir, port, etcd_port, &authority);
+    let mut api = Process::start("kube-apiserver", &api_command);
     ready(&mut api, "kube-apiserver listens", async || listens(port)).await?;
     let client = client_of(&kubeconfig).await;
     ready(&mut api, "kube-apiserver is ready", async || answers_ready(&client).await).await?;
-    Ok(Servers { url, authority: authority.certificate, kubeconfig, _processes: [etcd, api] })
+    Ok(Servers { url, authority: authority.certificate, kubeconfig, api: Mutex::new(api), api_command, _etcd: etcd })
 }
 
 fn etcd_command(dir: &Path, port: u16, peer_port: u16) -> Command {
