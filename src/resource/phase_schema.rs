@@ -87,15 +87,15 @@ const FIELDS: [(&str, Shape, &str); 44] = [
     ("spec.x-timeouts.attempt", Number, "How long one attempt may run."),
     ("spec.x-timeouts.heartbeat", Number, "Longest silence of a running attempt."),
     ("spec.x-timeouts.total", Number, "All attempts of a run together."),
-    (
-        "spec.x-backoff",
-        Object,
-        "The pause between attempts. What is absent falls back to the resource's backoff.",
-    ),
+    ("spec.x-backoff", Object, "The pause between attempts. What is absent falls back to the resource's backoff."),
     ("spec.x-backoff.initial", Number, "Before the second attempt: 300ms, 30s, 5m, 1h, or seconds."),
     ("spec.x-backoff.factor", Any, "From one pause to the next, 1 to 100."),
     ("spec.x-backoff.max", Number, "Longest pause: 300ms, 30s, 5m, 1h, or seconds."),
-    ("spec.x-backoff.jitter", Text, "Full draws every pause evenly between nothing and its length; None takes it as it is."),
+    (
+        "spec.x-backoff.jitter",
+        Text,
+        "Full draws every pause evenly between nothing and its length; None takes it as it is.",
+    ),
     ("spec.x-priority", Number, "Among ready phases the higher goes first; default 0."),
     ("spec.x-waitFor", Any, "Phases of other PhaseManifests of this namespace to wait for: [{manifest, phase}, ...]."),
     (
