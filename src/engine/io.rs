@@ -155,7 +155,10 @@ pub enum Output {
     Target(Target),
     Control(Control),
     /// To a runtime that asked.
-    Answer { ask: AskId, grant: Grant },
+    Answer {
+        ask: AskId,
+        grant: Grant,
+    },
     /// A phase changed its state.
     Transition(Transition),
     /// Carry out a handler.
@@ -201,9 +204,15 @@ pub enum Control {
     /// The whole session.
     CancelSession,
     /// One attempt, of everyone, or of the one named.
-    Cancel { phase: PhaseId, token: AttemptToken, runtime: Option<String> },
+    Cancel {
+        phase: PhaseId,
+        token: AttemptToken,
+        runtime: Option<String>,
+    },
     /// Who holds this attempt, or anything of the session: answer at once.
-    Report { attempt: Option<(PhaseId, AttemptToken)> },
+    Report {
+        attempt: Option<(PhaseId, AttemptToken)>,
+    },
 }
 
 /// A phase went from one state to another (or stayed and opened another attempt or run).

@@ -4,10 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{
-    PhaseRecord, RequestRecord, Verdict,
-    settings::Strategy,
-};
+use super::{PhaseRecord, RequestRecord, Verdict, settings::Strategy};
 
 /// A whole session at one moment. [`crate::resource`] writes it into status and reads it back.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,6 +22,9 @@ pub struct Record {
     pub heard: bool,
     /// The revision's clock ran out.
     pub timed_out: bool,
+    /// The highest run of any phase that an edit removed: one that comes back under its old id begins above it,
+    /// because a run is never reused.
+    pub runs_removed: u32,
     /// In document order of the revision's plan.
     pub phases: Vec<PhaseRecord>,
     pub requests: Vec<RequestRecord>,
