@@ -204,26 +204,37 @@ impl Refusal {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Situation {
     /// The spec is not acted on; the message says what to do. No times in it.
-    Refused { refusal: Refusal, message: String },
+    Refused {
+        refusal: Refusal,
+        message: String,
+    },
     Staged,
     Running,
     Suspended,
     /// Drain or Cancel, and something is still open.
     Stopping,
     /// Held phases, and nothing else can go on. Ids of the held ones.
-    HeldAlone { phases: Vec<String> },
+    HeldAlone {
+        phases: Vec<String>,
+    },
     /// Held phases, and others go on. Ids of the held ones.
-    HeldWithOthers { phases: Vec<String> },
+    HeldWithOthers {
+        phases: Vec<String>,
+    },
     /// An offer went unanswered, and nothing runs.
     NoRuntime,
     /// Another cluster publishes on the session.
     Contested,
     Succeeded,
     /// Ids of the failed phases that were ignored.
-    SucceededWithIgnored { phases: Vec<String> },
+    SucceededWithIgnored {
+        phases: Vec<String>,
+    },
     Planned,
     /// Ids of the phases whose failure was raised.
-    Failed { phases: Vec<String> },
+    Failed {
+        phases: Vec<String>,
+    },
     Cancelled,
 }
 
@@ -412,3 +423,6 @@ fn cut(mut text: String) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,11 +31,15 @@ pub fn crd_yaml() -> String {
 }
 
 /// What the derive cannot be told. Serde's defaults are for reading old objects; in a schema they would be written into
-/// everybody's resources. And a doc comment is wrapped for this editor, not for `kubectl explain`.
+/// everybody's resources. A doc comment is wrapped for an editor, not for `kubectl explain`, which prints the null of a
+/// nullable enum as `<no value>` (the server needs it not, measured).
 fn settle(schema: &mut JSONSchemaProps) {
     schema.default = None;
     if let Some(text) = &mut schema.description {
         *text = text.replace('\n', " ");
+    }
+    if let Some(words) = &mut schema.enum_ {
+        words.retain(|word| !word.0.is_null());
     }
     for field in schema.properties.iter_mut().flat_map(|fields| fields.values_mut()) {
         settle(field);
@@ -47,3 +51,6 @@ fn settle(schema: &mut JSONSchemaProps) {
         settle(values);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -102,7 +102,9 @@ pub fn default_session_id(namespace: &str, name: &str) -> String {
     if whole.len() <= SESSION_ID_BYTES_MAX {
         return whole;
     }
-    let hash: String = Sha256::digest(&whole)[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = Sha256::digest(&whole);
+    let hash = digest[..16].iter().fold(0_u128, |number, &byte| number << 8 | u128::from(byte));
+    let hash = format!("{hash:032x}");
     let kept: String = whole.chars().take(SESSION_ID_BYTES_MAX - hash.len() - 1).collect();
     format!("{kept}_{hash}")
 }
@@ -225,7 +227,12 @@ impl Problems {
     fn phase_id(&mut self, text: &str, pointer: &str) -> Option<PhaseId> {
         let id = PhaseId::new(text);
         if let Err(error) = id {
-            self.add(Reason::BadId, pointer, format!("{text:?} names no phase: {error}"), "write the id as in the manifest");
+            self.add(
+                Reason::BadId,
+                pointer,
+                format!("{text:?} names no phase: {error}"),
+                "write the id as in the manifest",
+            );
         }
         id.ok()
     }
@@ -251,3 +258,6 @@ impl Problems {
         factor
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -36,7 +36,8 @@ const LETTERS: [(char, PhaseState, Option<PhaseReason>); 13] = [
 /// whatever a later edit, request or verdict asks about: another run than the others', a Use, satisfied waits on other
 /// manifests, and the marks of older peers and edits.
 pub(super) fn letter(row: &PhaseRecord, run: u32) -> Option<char> {
-    let plain = row.run == run && row.released.is_empty() && !row.ignored && !row.used && !row.superseded && !row.tokenless;
+    let plain =
+        row.run == run && row.released.is_empty() && !row.ignored && !row.used && !row.superseded && !row.tokenless;
     let known = LETTERS.iter().find(|&&(_, state, reason)| state == row.state && reason == row.reason);
     known.filter(|_| plain).map(|&(letter, ..)| letter)
 }

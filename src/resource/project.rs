@@ -129,7 +129,8 @@ fn common_run(record: &Record) -> u32 {
 }
 
 fn header(record: &Record, frame: Frame, run: u32) -> PhaseManifestStatus {
-    let Frame { observed_generation, session_id, digest, state, message, holder, counts, bus, outbox, conditions } = frame;
+    let Frame { observed_generation, session_id, digest, state, message, holder, counts, bus, outbox, conditions } =
+        frame;
     PhaseManifestStatus {
         schema: Some(STATUS_SCHEMA),
         observed_generation: Some(observed_generation),
@@ -235,3 +236,6 @@ fn json_bytes(value: &impl Serialize) -> usize {
     serde_json::to_writer(&mut count, value).expect("these types are JSON, and counting does not fail");
     count.0
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,11 @@
 //! Read [`super::Orders`] instead of these fields: it is the same, checked and without the options. Everything is
 //! optional and nothing is defaulted by the server, so that what is stored is what was written and a default can change.
 
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "every printer column has a type and a path, and clippy knows no columns"
+)]
+
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -66,6 +66,7 @@ impl Process {
     /// Its exit code if it has ended: 128 plus the signal where one ended it.
     pub fn exit_code(&mut self) -> Option<i32> {
         let status = self.leash.try_wait().expect("the leash is our child");
+        // A leash without a code was killed itself, and its command with it.
         status.map(|status| status.code().unwrap_or(128 + 9))
     }
 
