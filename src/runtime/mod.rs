@@ -16,6 +16,8 @@ pub mod exec;
 mod labels;
 mod ledger;
 mod serve;
+#[cfg(test)]
+mod tests;
 mod wire;
 mod work;
 

@@ -8,4 +8,5 @@ mod support;
 
 mod layers;
 mod resource;
+mod run;
 mod testbed;

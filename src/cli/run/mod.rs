@@ -15,8 +15,6 @@ mod samples;
 mod screen;
 mod session;
 mod summary;
-#[cfg(test)]
-mod tests;
 mod waves;
 
 use std::{
