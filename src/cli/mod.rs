@@ -29,7 +29,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     log_to_stderr();
     let done = match cli.verb {
-        Verb::Run(args) => run::run(args),
+        Verb::Run(args) => run::run(&args),
         Verb::Crd(args) => crd::run(&args),
     };
     done.unwrap_or_else(|error| {

@@ -58,8 +58,9 @@ impl Labels {
         if is_plain && !set.contains("..") && !set.ends_with('.') && kind.len() + set.len() < GROUP_BYTES_MAX {
             return format!("{kind};{set}");
         }
-        let hash: String = Sha256::digest(set.as_bytes())[..16].iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{kind};{hash}")
+        let hash = Sha256::digest(set.as_bytes());
+        let hash = u128::from_be_bytes(hash[..16].try_into().expect("a SHA-256 has 32 bytes"));
+        format!("{kind};{hash:032x}")
     }
 }
 

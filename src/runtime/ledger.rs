@@ -14,7 +14,7 @@ use super::work::{Job, Outcome};
 use crate::{engine::AttemptToken, manifest::PhaseId, protocol::SessionId};
 
 /// How long the outcome of an attempt is known (design, section 7).
-pub const OUTCOMES_KEPT_FOR: Duration = Duration::from_secs(3600);
+pub const OUTCOMES_KEPT_FOR: Duration = Duration::from_hours(1);
 /// Most outcomes known at once; some 400 bytes each, so 40 MB in the worst case. The oldest go first.
 pub const OUTCOMES_MAX: usize = 100_000;
 
@@ -260,7 +260,8 @@ mod tests {
         let other_runtime = Scope { runtime: Some("you".to_owned()), ..Scope::default() };
         assert_eq!(ledger.cancel(&session, &other_runtime), 0);
         assert_eq!(ledger.cancel(&SessionId::new("other").unwrap(), &Scope::default()), 0);
-        let one = Scope { token: Some(AttemptToken::received("a")), runtime: Some("me".to_owned()), ..Scope::default() };
+        let one =
+            Scope { token: Some(AttemptToken::received("a")), runtime: Some("me".to_owned()), ..Scope::default() };
         assert_eq!(ledger.cancel(&session, &one), 1);
         assert!(a.is_cancelled() && !b.is_cancelled());
         assert_eq!(ledger.cancel(&session, &Scope::default()), 2);

@@ -29,7 +29,7 @@ use crate::{
 /// Offers that may wait for a free slot; more are left unanswered, and come again.
 const WAITING_MAX: usize = 1024;
 /// Longest time for which an attempt is asked for, where the target names none.
-const ASK_MAX: Duration = Duration::from_secs(60);
+const ASK_MAX: Duration = Duration::from_mins(1);
 /// Between two `running` because of progress.
 const PROGRESS_PACE: Duration = Duration::from_millis(500);
 /// First and longest pause before something is said again that the bus did not take.

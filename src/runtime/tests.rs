@@ -15,11 +15,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::{sync::Notify, time::timeout};
 
-use super::{
-    Decline, Exec, Handle, Job, Labels, Options, Outcome, Runtime, Work,
-    exec::Commands,
-    start,
-};
+use super::{Decline, Exec, Handle, Job, Labels, Options, Outcome, Runtime, Work, exec::Commands, start};
 use crate::{
     bus::{Bus, Message, Subscription},
     engine::ReportStatus,

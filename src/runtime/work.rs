@@ -53,8 +53,13 @@ pub struct Decline(pub &'static str);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// With a word for people, or none.
-    Complete { message: String },
-    Failed { message: String, retry: RetryAdvice },
+    Complete {
+        message: String,
+    },
+    Failed {
+        message: String,
+        retry: RetryAdvice,
+    },
     /// Told to stop, and stopped: reported as `failed`, "cancelled".
     Cancelled,
 }

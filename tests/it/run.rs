@@ -69,7 +69,9 @@ fn the_boot_example_succeeds_with_its_retry_its_ignored_failure_and_its_unwanted
     assert_eq!(state_of(&document, "swap"), ("Complete", 1));
     assert_eq!(state_of(&document, "rescue"), ("Idle", 0));
     let told = stderr(&output);
-    for part in ["sdb does not answer yet", "exit status 32, will try again", "ignored, the others go on", "The machine is up"] {
+    for part in
+        ["sdb does not answer yet", "exit status 32, will try again", "ignored, the others go on", "The machine is up"]
+    {
         assert!(told.contains(part), "{part} is missing in:\n{told}");
     }
     assert!(!told.contains('\x1b'), "no escape sequences where there is no terminal:\n{told}");
@@ -148,7 +150,8 @@ fn a_raised_failure_is_exit_status_one_and_names_what_it_stopped() {
 
 #[test]
 fn an_invalid_manifest_is_exit_status_two_with_every_problem_beside_its_line() {
-    let manifest = "- kind: Phase\n  id: web\n  spec:\n    waitFor: [netwrk]\n    retries: 3\n- kind: Phase\n  id: network\n";
+    let manifest =
+        "- kind: Phase\n  id: web\n  spec:\n    waitFor: [netwrk]\n    retries: 3\n- kind: Phase\n  id: network\n";
     let output = run_text(manifest, &["-o", "json"]);
     assert_eq!(output.status.code(), Some(2));
     let reasons: Vec<Value> =

@@ -27,19 +27,9 @@ pub struct Area {
 
 /// A head line, then the phases that are open, the busiest first, each cut to the width; how many are left out is said
 /// in the last line. Finished phases are in the head's numbers only.
-pub fn lines(
-    plan: &Plan,
-    record: &Record,
-    now: Timestamp,
-    area: Area,
-    id_width: usize,
-    paint: Paint,
-) -> Vec<String> {
-    let mut open: Vec<(u8, PhaseIx, &PhaseRecord)> = plan
-        .indices()
-        .zip(&record.phases)
-        .filter_map(|(ix, row)| Some((rank(row.state)?, ix, row)))
-        .collect();
+pub fn lines(plan: &Plan, record: &Record, now: Timestamp, area: Area, id_width: usize, paint: Paint) -> Vec<String> {
+    let mut open: Vec<(u8, PhaseIx, &PhaseRecord)> =
+        plan.indices().zip(&record.phases).filter_map(|(ix, row)| Some((rank(row.state)?, ix, row))).collect();
     open.sort_by_key(|(rank, ix, _)| (*rank, *ix));
     let room = area.rows.saturating_sub(2).min(ROWS_MAX);
     let mut out = vec![head(plan, record, now, paint)];
@@ -66,22 +56,28 @@ fn rank(state: PhaseState) -> Option<u8> {
 fn head(plan: &Plan, record: &Record, now: Timestamp, paint: Paint) -> String {
     let count = |wanted: &dyn Fn(&PhaseRecord) -> bool| record.phases.iter().filter(|row| wanted(row)).count();
     let idle = count(&|row| row.state == PhaseState::Idle);
-    let done = count(&|row| {
-        matches!(row.state, PhaseState::Complete | PhaseState::Skipped)
-            || (row.state == PhaseState::Failed && row.ignored)
-    });
+    let done = count(&is_done);
     let running = count(&|row| row.state == PhaseState::Running);
     let failed = count(&|row| row.state == PhaseState::Failed && !row.ignored);
     let elapsed = span(millis_between(record.started_at, now));
-    let mut text = paint.strong(&format!("{done}/{} done", plan.len() - idle));
-    text.push_str(&format!(", {running} running"));
+    let mut parts = vec![paint.strong(&format!("{done}/{} done", plan.len() - idle)), format!("{running} running")];
     if failed > 0 {
-        text.push_str(&format!(", {}", paint.bad(&format!("{failed} failed"))));
+        parts.push(paint.bad(&format!("{failed} failed")));
     }
     if record.paused_since.is_some() {
-        text.push_str(&format!(", {}", paint.warn("paused")));
+        parts.push(paint.warn("paused"));
     }
-    format!("{text}, {elapsed}")
+    parts.push(elapsed);
+    parts.join(", ")
+}
+
+/// What waits for it may go on.
+fn is_done(row: &PhaseRecord) -> bool {
+    match row.state {
+        PhaseState::Complete | PhaseState::Skipped => true,
+        PhaseState::Failed => row.ignored,
+        _ => false,
+    }
 }
 
 fn line(
@@ -119,11 +115,7 @@ fn waiting_for(plan: &Plan, record: &Record, ix: PhaseIx) -> String {
     let open: Vec<&str> = plan
         .waits(ix)
         .iter()
-        .filter(|on| {
-            let row = &record.phases[on.index()];
-            !matches!(row.state, PhaseState::Complete | PhaseState::Skipped)
-                && !(row.state == PhaseState::Failed && row.ignored)
-        })
+        .filter(|on| !is_done(&record.phases[on.index()]))
         .map(|&on| plan.id(on).as_str())
         .collect();
     match open.len() {

@@ -44,10 +44,7 @@ pub fn read(path: &Path) -> anyhow::Result<Source> {
         (path.display().to_string(), Box::new(file))
     };
     let mut text = Vec::new();
-    from.by_ref()
-        .take(DOCUMENT_BYTES_MAX + 1)
-        .read_to_end(&mut text)
-        .with_context(|| format!("cannot read {name}"))?;
+    from.by_ref().take(DOCUMENT_BYTES_MAX + 1).read_to_end(&mut text).with_context(|| format!("cannot read {name}"))?;
     anyhow::ensure!(
         u64::try_from(text.len()).is_ok_and(|size| size <= DOCUMENT_BYTES_MAX),
         "{name} is larger than {} MiB",

@@ -46,14 +46,15 @@ impl Lines {
 }
 
 fn wording(plan: &Plan, transition: &Transition) -> Option<String> {
+    let is_waiting_as_usual = transition.to == PhaseState::Waiting && transition.reason.is_none();
+    if is_waiting_as_usual || matches!(transition.to, PhaseState::Offered | PhaseState::Queued | PhaseState::Idle) {
+        return None;
+    }
     let max = plan.index_of(transition.phase.as_str()).map_or(1, |ix| plan.phase(ix).spec.max_attempts);
     let attempt = attempt_of(transition.attempt, max);
     let why = why(transition.reason, &transition.message);
     Some(match transition.to {
-        PhaseState::Offered | PhaseState::Queued => return None,
-        PhaseState::Waiting if transition.reason.is_none() => return None,
-        PhaseState::Idle => return None,
-        PhaseState::Waiting => format!("waiting{why}"),
+        PhaseState::Waiting | PhaseState::Idle | PhaseState::Offered | PhaseState::Queued => format!("waiting{why}"),
         PhaseState::Running => format!("running{attempt}"),
         PhaseState::BackingOff => format!("failed{attempt}{why}, will try again"),
         PhaseState::Held => format!("held for a person to decide{why}"),

@@ -96,7 +96,7 @@ enum Format {
 }
 
 /// Reads, judges, runs and concludes.
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let labels = Labels::of_texts(args.labels.iter().map(String::as_str))?;
     let source = match input::read(&args.manifest) {
         Ok(source) => source,
@@ -109,7 +109,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Ok(task) => task,
         Err(problems) => return refuse(&source, &problems, args.output),
     };
-    let task = match overridden(task, &args) {
+    let task = match overridden(task, args) {
         Ok(task) => task,
         Err(message) => {
             anstream::eprintln!("pmp: {message}");
@@ -182,7 +182,9 @@ fn warn_of_selectors(screen: &Screen, task: &Task, labels: &Labels) {
         .collect();
     if !unmatched.is_empty() {
         let list = unmatched.join(", ");
-        screen.say(&Screen::paint().warn(&format!("no runtime here carries the labels of {list}: nobody will take them")));
+        screen.say(
+            &Screen::paint().warn(&format!("no runtime here carries the labels of {list}: nobody will take them")),
+        );
     }
 }
 

@@ -34,7 +34,11 @@ impl std::error::Error for Shown<'_> {}
 impl Diagnostic for Shown<'_> {
     fn code<'b>(&'b self) -> Option<Box<dyn fmt::Display + 'b>> {
         let pointer = &self.problem.pointer;
-        Some(Box::new(format!("{} at {}", self.problem.reason.as_str(), if pointer.is_empty() { "/" } else { pointer })))
+        Some(Box::new(format!(
+            "{} at {}",
+            self.problem.reason.as_str(),
+            if pointer.is_empty() { "/" } else { pointer }
+        )))
     }
 
     fn help<'b>(&'b self) -> Option<Box<dyn fmt::Display + 'b>> {
@@ -68,15 +72,16 @@ pub fn report(name: &str, source: &[u8], problems: &[Problem], columns: usize, p
         let has_place = problem.place.as_ref().is_some_and(in_text);
         let shown = Shown { problem, source: source.as_ref().filter(|_| has_place) };
         if handler.render_report(&mut out, &shown).is_err() {
-            out.push_str(&format!("{problem}\n"));
+            out.push_str(&problem.to_string());
+            out.push('\n');
         }
+        out.push('\n');
     }
     if problems.len() > SHOWN_MAX {
-        out.push_str(&format!("and {} more\n", problems.len() - SHOWN_MAX));
+        out = format!("{out}and {} more\n", problems.len() - SHOWN_MAX);
     }
     let count = if problems.len() == 1 { "1 problem".to_owned() } else { format!("{} problems", problems.len()) };
-    out.push_str(&format!("{}: {}\n", name, paint.bad(&format!("not a valid manifest, {count}"))));
-    out
+    format!("{out}{name}: {}\n", paint.bad(&format!("not a valid manifest, {count}")))
 }
 
 /// `{verdict: "Invalid", exitCode: 2, problems: [{reason, pointer, message, hint, line, column}]}`.

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// How far ahead `x-notAfter` is (design, section 7: at least 60 s).
-const NOT_AFTER: Duration = Duration::from_secs(120);
+const NOT_AFTER: Duration = Duration::from_mins(2);
 /// Between two pictures: a picture is a copy of every row.
 const PICTURE_PACE: Duration = Duration::from_millis(50);
 /// Settings in flight; a person sends one or two.

@@ -20,7 +20,7 @@ const ROWS_MAX: usize = 200;
 pub fn text(plan: &Plan, record: &Record, now: Timestamp, paint: Paint) -> String {
     let width = id_width(plan).max("PHASE".len());
     let head = format!("{}  STATE           TRIES   TIME", padded("PHASE", width));
-    let mut out = format!("{}\n", paint.strong(&head));
+    let mut out = vec![paint.strong(&head)];
     let is_large = record.phases.len() > ROWS_MAX;
     let listed = plan.indices().zip(&record.phases).filter(|(_, row)| !is_large || row.state != PhaseState::Complete);
     for (ix, row) in listed.take(ROWS_MAX) {
@@ -34,16 +34,14 @@ pub fn text(plan: &Plan, record: &Record, now: Timestamp, paint: Paint) -> Strin
         let time = duration_millis(row, now).map_or("-".to_owned(), span);
         let name = padded(row.id.as_str(), width);
         let line = format!("{name}  {state}  {}  {}  {}", padded(&tries, 6), padded(&time, 7), remark(row));
-        out.push_str(line.trim_end());
-        out.push('\n');
+        out.push(line.trim_end().to_owned());
     }
-    out.push_str(&verdict_sentence(record, now, paint));
-    out.push('\n');
+    out.push(verdict_sentence(record, now, paint));
     let empty: Vec<&str> = record.phases.iter().filter(|row| ran_nothing(row)).map(|row| row.id.as_str()).collect();
     if !empty.is_empty() {
-        out.push_str(&format!("without x-exec, complete at once: {}\n", empty.join(", ")));
+        out.push(format!("without x-exec, complete at once: {}", empty.join(", ")));
     }
-    out
+    out.join("\n") + "\n"
 }
 
 fn ran_nothing(row: &PhaseRecord) -> bool {

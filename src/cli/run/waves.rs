@@ -36,28 +36,27 @@ impl Shape {
 
 /// As a person reads it.
 pub fn text(plan: &Plan, shape: &Shape, paint: Paint) -> String {
-    let names = |list: &[PhaseIx], between: &str| {
-        list.iter().map(|&ix| plan.id(ix).as_str()).collect::<Vec<_>>().join(between)
-    };
-    let mut out = String::new();
+    let names =
+        |list: &[PhaseIx], between: &str| list.iter().map(|&ix| plan.id(ix).as_str()).collect::<Vec<_>>().join(between);
+    let mut out = Vec::new();
     let width = shape.waves.len().to_string().len();
     for (i, wave) in shape.waves.iter().enumerate() {
         let head = format!("wave {:>width$}", i + 1);
-        out.push_str(&format!("{}  {}\n", paint.strong(&head), names(wave, ", ")));
+        out.push(format!("{}  {}", paint.strong(&head), names(wave, ", ")));
     }
     if !shape.critical_path.is_empty() {
         let count = shape.critical_path.len();
         let phases = if count == 1 { "phase" } else { "phases" };
         let head = paint.strong(&format!("critical path, {count} {phases}:"));
-        out.push_str(&format!("{head} {}\n", names(&shape.critical_path, " -> ")));
+        out.push(format!("{head} {}", names(&shape.critical_path, " -> ")));
     }
     if !shape.idle.is_empty() {
-        out.push_str(&paint.faint(&format!("not wanted: {}\n", names(&shape.idle, ", "))));
+        out.push(paint.faint(&format!("not wanted: {}", names(&shape.idle, ", "))));
     }
     if plan.is_empty() {
-        out.push_str("an empty manifest: nothing to run, succeeds at once\n");
+        out.push("an empty manifest: nothing to run, succeeds at once".to_owned());
     }
-    out
+    out.join("\n") + "\n"
 }
 
 /// `{verdict: "Planned", exitCode: 0, digest, waves: [[id]], criticalPath: [id], idle: [id]}`.

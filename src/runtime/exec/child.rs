@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use futures::{FutureExt as _, future::FusedFuture};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{
     io::{AsyncRead, BufReader},
@@ -34,41 +35,40 @@ pub(super) async fn run(order: &Order, handle: &Handle) -> Outcome {
     let output = async {
         tokio::join!(forward(stdout, LogLevel::Info, handle), forward(stderr, LogLevel::Error, handle));
     };
+    let output = output.fuse();
     tokio::pin!(output);
-    let mut output_ended = false;
-    let ended = loop {
+    let ended = reading(&mut output, async {
         tokio::select! {
-            status = child.wait() => break Some(status),
-            () = handle.cancelled() => break None,
-            () = &mut output, if !output_ended => output_ended = true,
+            // A child that has ended was not cancelled.
+            biased;
+            status = child.wait() => Some(status),
+            () = handle.cancelled() => None,
         }
-    };
-    let status = match ended {
-        Some(status) => status,
-        None => {
-            // The output is read on while the child is stopped: a full pipe would keep it from ending.
-            {
-                let stopped = stop(&mut child, &group, order.grace);
-                tokio::pin!(stopped);
-                loop {
-                    tokio::select! {
-                        () = &mut stopped => break,
-                        () = &mut output, if !output_ended => output_ended = true,
-                    }
-                }
-            }
-            group.leader_ended = true;
-            return Outcome::Cancelled;
-        }
-    };
+    });
+    let ended = ended.await;
+    if ended.is_none() {
+        reading(&mut output, stop(&mut child, &group, order.grace)).await;
+    }
     group.leader_ended = true;
-    if !output_ended && timeout(OUTPUT_AFTER_END, &mut output).await.is_err() {
+    if !output.is_terminated() && timeout(OUTPUT_AFTER_END, &mut output).await.is_err() {
         tracing::debug!("the child ended and left its output open");
     }
-    match status {
-        Ok(status) if status.success() => Outcome::Complete { message: String::new() },
-        Ok(status) => Outcome::failed(ending(status)),
-        Err(error) => Outcome::failed(format!("cannot wait for {}: {error}", order.program.display())),
+    match ended {
+        None => Outcome::Cancelled,
+        Some(Ok(status)) if status.success() => Outcome::Complete { message: String::new() },
+        Some(Ok(status)) => Outcome::failed(ending(status)),
+        Some(Err(error)) => Outcome::failed(format!("cannot wait for {}: {error}", order.program.display())),
+    }
+}
+
+/// Waits for `end` and reads the output meanwhile: a full pipe would keep the child from ending.
+async fn reading<End>(output: &mut (impl FusedFuture<Output = ()> + Unpin), end: impl Future<Output = End>) -> End {
+    tokio::pin!(end);
+    loop {
+        tokio::select! {
+            end = &mut end => return end,
+            () = &mut *output, if !output.is_terminated() => {}
+        }
     }
 }
 
