@@ -42,12 +42,13 @@ impl Session {
             return self.back_off(ix, reason, message, advice, now);
         }
         match spec.on_exhausted {
-            OnExhausted::Hold => {
+            // Nobody is asked to decide about a session that is being shut down.
+            OnExhausted::Hold if self.settings.shutdown.is_none() => {
                 self.change(ix, PhaseState::Held, Some(PhaseReason::AttemptsExhausted), message, now);
                 self.end_offers(ix);
                 self.push_handler(ix, HandlerKind::Held);
             }
-            OnExhausted::Fail => self.fail_phase(ix, reason, message, now),
+            OnExhausted::Hold | OnExhausted::Fail => self.fail_phase(ix, reason, message, now),
         }
     }
 

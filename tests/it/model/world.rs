@@ -195,9 +195,7 @@ impl World {
     fn crash(&mut self) {
         self.trace.push("crash".to_owned());
         // Grants on their way to a runtime die with the connection.
-        for runtime in &mut self.runtimes {
-            runtime.held.retain(|_, held| !matches!(held.stage, Stage::Asked(_)));
-        }
+        self.give_up_asking();
         self.store_asked = false;
         self.silent_until = self.now;
         let (plan, settings, now) = (|revision| self.plans[&revision].0.clone(), self.settings.clone(), self.now);
@@ -305,11 +303,21 @@ impl World {
             _ => SignedDuration::from_millis(self.rng.random_range(1..4000)),
         };
         self.now += by;
+        if self.rng.random_bool(0.5) {
+            self.give_up_asking();
+        }
         self.beat();
         self.handle(Input::Tick);
     }
 
     // === runtimes ===
+
+    /// Requests time out; whoever hears of the token again asks again.
+    fn give_up_asking(&mut self) {
+        for runtime in &mut self.runtimes {
+            runtime.held.retain(|_, held| !matches!(held.stage, Stage::Asked(_)));
+        }
+    }
 
     /// Alive runtimes say so in time, or the test would be one of heartbeats alone.
     fn beat(&mut self) {
@@ -583,6 +591,7 @@ impl World {
         }
         let due = self.session.poll_timeout().unwrap_or_else(|| panic!("nothing to wait for: {record:#?}"));
         self.now = self.now.max(due);
+        self.give_up_asking();
         self.handle(Input::Tick);
     }
 
