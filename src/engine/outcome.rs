@@ -214,7 +214,7 @@ impl Session {
                 self.change(ix, PhaseState::UpstreamFailed, Some(PhaseReason::DependencyFailed), "", now);
             }
             PhaseState::Cancelled if self.is_stopped(ix) && self.counts.failed == 0 => self.unblock(ix, untried, now),
-            PhaseState::Waiting if row.unmet > 0 && row.record.due.is_none() => self.wait_clock(ix, now),
+            PhaseState::Waiting if row.unmet > 0 && untried && row.record.due.is_none() => self.wait_clock(ix, now),
             // Never offered, nothing unmet: a clock that is left is that of a wait which is over.
             PhaseState::Waiting if row.unmet == 0 && row.record.offers == 0 => self.set_due(ix, None),
             _ => {}
