@@ -330,11 +330,8 @@ fn notification<Action>(findings: &mut Findings, node: &Node<'_>, path: &Path<'_
     }
     let [email, slack] = fields.known;
     if let Some(entry) = email {
-        let form = Recipients {
-            what: "`email`",
-            fault: email_fault,
-            hint: "an address is `name@domain`, at most 320 bytes",
-        };
+        let form =
+            Recipients { what: "`email`", fault: email_fault, hint: "an address is `name@domain`, at most 320 bytes" };
         handler.email = recipients(findings, &entry.value, &path.key(&entry.key), &form);
     }
     if let Some(entry) = slack {
