@@ -77,7 +77,7 @@ pub enum Format {
 }
 
 /// Reads a text into a tree.
-pub(super) fn read(text: &[u8], format: Format) -> Result<(Node<'_>, Language), Box<Problem>> {
+pub(super) fn read(text: &[u8], format: Format) -> Result<(Node<'_>, Language), Problem> {
     if text.len() > TEXT_BYTES_MAX {
         let message = format!("the text has {} bytes, more than {TEXT_BYTES_MAX}", text.len());
         return Err(fault(Reason::TooLarge, message, None));
@@ -113,30 +113,28 @@ fn reached(problem: &Problem) -> usize {
     problem.place.as_ref().map_or(0, |place| place.span.start)
 }
 
-fn fault(reason: Reason, message: String, place: Option<super::Place>) -> Box<Problem> {
-    Box::new(Problem { reason, pointer: String::new(), message, hint: None, place })
+fn fault(reason: Reason, message: String, place: Option<super::Place>) -> Problem {
+    Problem { reason, pointer: String::new(), message, hint: None, place }
 }
 
 /// Strict JSON (RFC 8259), except that a leading byte order mark is skipped, as the RFC allows.
-fn json(text: &str) -> Result<Node<'_>, Box<Problem>> {
+fn json(text: &str) -> Result<Node<'_>, Problem> {
     let body = text.strip_prefix('\u{feff}').unwrap_or(text);
     let tally = Tally::default();
     let mut reader = serde_json::Deserializer::from_str(body);
     let read = tally.root(DEPTH_MAX).deserialize(&mut reader).and_then(|node| reader.end().map(|()| node));
     read.map_err(|error| {
         let place = places::at_line(text, error.line(), error.column());
-        match tally.breach.get() {
-            Some(breach) => fault(Reason::TooLarge, breach.to_string(), Some(place)),
-            None => {
-                let told = error.to_string();
-                let message = told.rsplit_once(" at line ").map_or(told.as_str(), |(message, _)| message);
-                fault(Reason::Syntax, format!("this is not JSON: {message}"), Some(place))
-            }
+        if let Some(breach) = tally.breach.get() {
+            return fault(Reason::TooLarge, breach.to_string(), Some(place));
         }
+        let told = error.to_string();
+        let message = told.rsplit_once(" at line ").map_or(told.as_str(), |(message, _)| message);
+        fault(Reason::Syntax, format!("this is not JSON: {message}"), Some(place))
     })
 }
 
-fn yaml(text: &str) -> Result<Node<'_>, Box<Problem>> {
+fn yaml(text: &str) -> Result<Node<'_>, Problem> {
     let tally = Tally::default();
     let read = serde_saphyr::with_deserializer_from_str_with_options(text, yaml_options(), |reader| {
         tally.root(YAML_DEPTH_MAX).deserialize(reader)
@@ -388,10 +386,12 @@ pub(super) fn from_values(values: &[Value]) -> Result<Node<'_>, (usize, String)>
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use super::*;
 
     fn problem(text: &str, format: Format) -> Problem {
-        *read(text.as_bytes(), format).expect_err("this text is wrong")
+        read(text.as_bytes(), format).expect_err("this text is wrong")
     }
 
     #[test]
@@ -423,7 +423,7 @@ mod tests {
 
     #[test]
     fn bytes_that_are_not_utf8_are_placed() {
-        let problem = *read(b"- a\n- \xff\n", Format::Auto).expect_err("not UTF-8");
+        let problem = read(b"- a\n- \xff\n", Format::Auto).expect_err("not UTF-8");
         assert_eq!((problem.reason, problem.place.map(|p| (p.line, p.column))), (Reason::Syntax, Some((2, 3))));
     }
 
@@ -443,8 +443,8 @@ mod tests {
     fn aliases_cannot_unfold_without_bound() {
         let mut text = "a: &a [x, x, x, x, x, x, x, x, x]\n".to_owned();
         for (last, next) in ('a'..'j').zip('b'..='j') {
-            text +=
-                &format!("{next}: &{next} [*{last}, *{last}, *{last}, *{last}, *{last}, *{last}, *{last}, *{last}]\n");
+            let again = format!("*{last}, ").repeat(8);
+            writeln!(text, "{next}: &{next} [{again}]").unwrap();
         }
         assert_eq!(problem(&text, Format::Yaml).reason, Reason::TooLarge);
     }
@@ -453,6 +453,12 @@ mod tests {
     fn one_long_text_cannot_be_repeated_without_bound() {
         let text = format!("- &a \"{}\"\n{}", "\\x41".repeat(1 << 20), "- *a\n".repeat(1_000));
         assert_eq!(problem(&text, Format::Yaml).reason, Reason::TooLarge);
+    }
+
+    #[test]
+    fn comments_are_skipped_however_many_there_are() {
+        let text = format!("{0}- a:\n{0}    - b\n{0}", "  # a comment\n".repeat(1_000));
+        assert_eq!(read(text.as_bytes(), Format::Auto).unwrap().0.kind(), "a list");
     }
 
     #[test]

@@ -89,7 +89,7 @@ fn every_field_is_read() {
     assert_eq!(spec.on_failure.labels, labels("x/y", "z"));
     assert_eq!(spec.on_success.action, SuccessAction::Raise);
     assert_eq!(spec.timeouts.heartbeat, Some(Duration::from_millis(300)));
-    assert_eq!(spec.timeouts.total, Some(Duration::from_secs(7_200)));
+    assert_eq!(spec.timeouts.total, Some(Duration::from_hours(2)));
     assert_eq!((spec.backoff.factor, spec.backoff.jitter), (Some(1.5), Some(Jitter::None)));
     assert_eq!(spec.priority, -7);
     assert_eq!(spec.on_exhausted, OnExhausted::Hold);

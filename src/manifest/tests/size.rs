@@ -16,7 +16,6 @@ fn chain(length: usize, first: &str) -> String {
 
 /// On a stack as small as a worker thread's.
 fn on_a_small_stack(test: impl FnOnce() + Send + 'static) {
-    #[expect(clippy::disallowed_methods, reason = "the test is about the stack of a thread")]
     let thread = std::thread::Builder::new().stack_size(2 << 20).spawn(test).unwrap();
     thread.join().unwrap();
 }

@@ -9,15 +9,15 @@ use crate::manifest::{Format, OtherKinds, Plan, diff, parse};
 /// Any manifest: phases wait for earlier ones only.
 fn canonical_manifests() -> impl Strategy<Value = Value> {
     vec(phase_parts(), 0..8).prop_map(|parts| {
-        let phases = parts.into_iter().enumerate().map(|(index, (mut spec, waits, timeout, name))| {
+        let phases = parts.into_iter().enumerate().map(|(index, (mut spec, waits, timeout))| {
             let ids: Vec<String> = waits.iter().filter(|_| index > 0).map(|w| format!("p{}", w.index(index))).collect();
             let mut wait_for = Map::new();
             let mut seen: Vec<String> = Vec::new();
-            ids.into_iter().for_each(|id| {
+            for id in ids {
                 if !seen.contains(&id) {
-                    seen.push(id)
+                    seen.push(id);
                 }
-            });
+            }
             if !seen.is_empty() {
                 wait_for.insert("phases".into(), json!(seen));
             }
@@ -27,18 +27,17 @@ fn canonical_manifests() -> impl Strategy<Value = Value> {
             if !wait_for.is_empty() {
                 spec.insert("waitFor".into(), Value::Object(wait_for));
             }
-            let _ = name;
             json!({"kind": "Phase", "id": format!("p{index}"), "spec": spec})
         });
         Value::Array(phases.collect())
     })
 }
 
-type Parts = (Map<String, Value>, Vec<prop::sample::Index>, Option<&'static str>, ());
+type Parts = (Map<String, Value>, Vec<prop::sample::Index>, Option<&'static str>);
 
 fn phase_parts() -> impl Strategy<Value = Parts> {
     let durations = prop::sample::select(vec!["300ms", "30s", "1h30m", "1s500ms"]);
-    (specs(), vec(any::<prop::sample::Index>(), 0..4), option::of(durations), Just(()))
+    (specs(), vec(any::<prop::sample::Index>(), 0..4), option::of(durations))
 }
 
 fn specs() -> impl Strategy<Value = Map<String, Value>> {
@@ -173,7 +172,7 @@ impl Speller<'_> {
         };
         let given: Vec<&String> = value.as_object().unwrap().keys().collect();
         for name in absent.iter().filter(|name| !given.iter().any(|key| key == *name)) {
-            if self.rng.next_u32() % 6 == 0 {
+            if self.rng.next_u32().is_multiple_of(6) {
                 let nothing = if self.toss() { "null" } else { "{}" };
                 let spelled = if *name == "x-exec" { (*name).to_owned() } else { self.name(name) };
                 fields.push((spelled, nothing.to_owned()));
