@@ -1,3 +1,11 @@
-//! The one integration test binary: a module per behaviour.
+//! The one integration test binary: a module a behaviour, over servers that are started once.
 
+// What several tests of a module share is as much a test as they are.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod layers;
 mod model;
+mod testbed;

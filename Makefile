@@ -1,0 +1,64 @@
+# The front door. `make help` lists what there is; continuous integration calls the same targets.
+
+CARGO ?= cargo
+MANIFEST ?= examples/boot.yaml
+CASES ?= 20000
+BEGAN := $(shell date +%s)
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help run test lint format clippy unit it testbed servers python generate fuzz guards deny clean
+
+# $(call stage,what it does,command): says so, runs it, and says how long it took.
+define stage
+	@began=$$(date +%s); printf '\n==> %s\n' '$(1)'; \
+	if $(2); then printf '==> %s: %d s\n' '$(1)' "$$(( $$(date +%s) - began ))"; \
+	else printf '==> FAILED after %d s: %s\n' "$$(( $$(date +%s) - began ))" '$(1)' >&2; exit 1; fi
+endef
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## Run a manifest on this machine: no cluster, no NATS (MANIFEST=examples/boot.yaml)
+	$(CARGO) run --release -- run $(MANIFEST)
+
+test: format testbed clippy unit it ## Everything: the test bed, lints, unit tests, model and real-server tests
+	@printf '\n==> all passed in %d s\n' "$$(( $$(date +%s) - $(BEGAN) ))"
+
+lint: format clippy ## Formatting and lints, no warning allowed
+
+format:
+	$(call stage,check the formatting,$(CARGO) fmt --check)
+
+clippy:
+	$(call stage,lint all targets,$(CARGO) clippy --quiet --all-targets -- -D warnings)
+
+unit: ## The tests beside the code: no server, no network
+	$(call stage,run the unit tests,$(CARGO) test --quiet --lib --bins)
+
+it: testbed ## The model tests, and the tests on real servers
+	$(call stage,run the model tests and those on real servers,$(CARGO) test --quiet --test it)
+
+testbed: servers python ## Build the real servers and the Python environment; does nothing when they are there
+
+servers:
+	$(call stage,build the real servers,testbed/build)
+
+python:
+	$(call stage,make the Python environment,testbed/python)
+
+generate: ## Write the generated files anew
+	@mkdir -p crds
+	$(CARGO) run --quiet -- crd > crds/.phasemanifests.yaml && mv crds/.phasemanifests.yaml crds/phasemanifests.yaml
+
+fuzz: ## The property and model tests with many more cases, optimised (CASES=20000)
+	$(call stage,run the unit tests with $(CASES) cases each,PROPTEST_CASES=$(CASES) PMP_MODEL_SCHEDULES=$(CASES) $(CARGO) test --release --quiet --lib)
+
+guards: ## Break every guard of the code, one at a time, and demand that a test notices
+	$(call stage,break the guards one at a time,tests/guards)
+
+deny: ## Licences, bans and advisories of the dependencies (needs cargo-deny)
+	$(call stage,check the dependencies,$(CARGO) deny check)
+
+clean: ## Remove what was built here; the caches outside the checkout stay
+	$(CARGO) clean

@@ -1,0 +1,136 @@
+//! A child process that is ended with the test that started it, and whose output a failing test can show.
+//!
+//! The child hangs on `testbed/leash`: the leash's standard input is a pipe that only this process holds, so the child
+//! ends when a `Process` is dropped and also when the whole test binary is killed.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process, test_kill_process};
+
+/// How much of an output a failure shows, in lines.
+const TAIL_LINES: usize = 40;
+
+/// A running child. Dropping it kills it.
+pub struct Process {
+    name: String,
+    dir: PathBuf,
+    pid: u32,
+    leash: Child,
+}
+
+impl Process {
+    /// Starts `command` (its program, arguments, environment and directory; the rest is set here) under a leash.
+    ///
+    /// Fails the test, with what the program said, when it cannot be started.
+    pub fn start(name: &str, command: &Command) -> Self {
+        let dir = super::scratch(name);
+        let pid_file = dir.join("pid");
+        let mut leash = Command::new(super::tool("leash"));
+        leash.arg(&pid_file).arg(command.get_program()).args(command.get_args());
+        for (key, value) in command.get_envs() {
+            match value {
+                Some(value) => leash.env(key, value),
+                None => leash.env_remove(key),
+            };
+        }
+        if let Some(current) = command.get_current_dir() {
+            leash.current_dir(current);
+        }
+        let output = |file: &str| File::create(dir.join(file)).expect("the scratch directory was just made");
+        leash.stdin(Stdio::piped()).stdout(output("stdout")).stderr(output("stderr"));
+        let child = leash.spawn().unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
+        let mut process = Self { name: name.to_owned(), dir, pid: 0, leash: child };
+        process.pid = process.first_pid(&pid_file);
+        process
+    }
+
+    /// The process id of the command itself, not of its leash.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// What it has written to its standard output so far.
+    pub fn stdout(&self) -> String {
+        self.read("stdout")
+    }
+
+    /// What it has written to its standard error so far.
+    pub fn stderr(&self) -> String {
+        self.read("stderr")
+    }
+
+    /// Its exit code if it has ended: 128 plus the signal where one ended it.
+    pub fn exit_code(&mut self) -> Option<i32> {
+        let status = self.leash.try_wait().expect("the leash is our child");
+        // A leash without a code was killed itself, and its command with it.
+        status.map(|status| status.code().unwrap_or(128 + 9))
+    }
+
+    /// Sends a signal to the command itself; nothing happens when it has ended.
+    pub fn signal(&mut self, signal: Signal) {
+        if self.exit_code().is_none() {
+            // It may end between the question and the signal, which is what the signal was for.
+            let _ = kill_process(pid_of(self.pid), signal);
+        }
+    }
+
+    /// Waits for its end and gives the exit code; fails the test when it is still there after `deadline`.
+    pub async fn wait(&mut self, deadline: Duration) -> i32 {
+        let what = format!("{} has ended", self.name);
+        super::eventually(deadline, &what, async || self.exit_code()).await
+    }
+
+    /// Ends it by force, as a crash does, and returns when it is gone.
+    pub fn kill(&mut self) {
+        drop(self.leash.stdin.take());
+        let _ = self.leash.wait();
+    }
+
+    /// The last lines of both outputs, for the message of a failure.
+    pub fn tail(&self) -> String {
+        let last = |text: String| {
+            let lines: Vec<_> = text.lines().collect();
+            lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
+        };
+        format!("{} ({}):\n{}\n{}", self.name, self.dir.display(), last(self.stdout()), last(self.stderr()))
+    }
+
+    fn first_pid(&mut self, pid_file: &Path) -> u32 {
+        let began = Instant::now();
+        loop {
+            if let Ok(text) = fs::read_to_string(pid_file) {
+                return text.parse().expect("the leash writes a process id");
+            }
+            // The file may have been written between the two looks by a command that ended at once.
+            let ended = self.exit_code().is_some() && !pid_file.exists();
+            assert!(!ended && began.elapsed() < super::START_DEADLINE, "did not start: {}", self.tail());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn read(&self, file: &str) -> String {
+        let bytes = fs::read(self.dir.join(file)).expect("the output file exists as long as the process");
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Whether a process of this id runs. One that has ended but was not yet waited for does not.
+pub fn alive(pid: u32) -> bool {
+    let zombie = fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z')));
+    !zombie && test_kill_process(pid_of(pid)).is_ok()
+}
+
+fn pid_of(pid: u32) -> Pid {
+    i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id is a positive i32")
+}
