@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nkeys::KeyPair;
 use pmp::bus::{Auth, Bus, ConnectOptions, Error, Link, LinkState, Message, Secret};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
@@ -79,11 +80,65 @@ async fn a_secret_that_cannot_be_read_is_named() {
 
 #[tokio::test]
 async fn an_nkey_signs_the_servers_nonce() {
-    let key = nkeys::KeyPair::new_user();
+    let key = KeyPair::new_user();
     let server = server_for(json!({"users": [{"nkey": key.public_key()}]})).await;
     works(&connected(with_auth(&server, Auth::Nkey(text(&key.seed().unwrap())))).await).await;
-    let stranger = nkeys::KeyPair::new_user().seed().unwrap();
+    let stranger = KeyPair::new_user().seed().unwrap();
     let reason = refusal(with_auth(&server, Auth::Nkey(text(&stranger)))).await;
+    assert!(reason.to_lowercase().contains("authorization violation"), "{reason}");
+}
+
+/// A JWT as NATS signs them: `<header>.<claims>.<signature>`, each in base64url without padding.
+fn jwt(issuer: &KeyPair, subject: &KeyPair, nats: &serde_json::Value) -> String {
+    let claims =
+        json!({"jti": "test", "iat": 1, "iss": issuer.public_key(), "sub": subject.public_key(), "nats": nats});
+    let header = base64url(br#"{"typ":"JWT","alg":"ed25519-nkey"}"#);
+    let signed = format!("{header}.{}", base64url(claims.to_string().as_bytes()));
+    let signature = issuer.sign(signed.as_bytes()).unwrap();
+    format!("{signed}.{}", base64url(&signature))
+}
+
+fn base64url(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let digit = |bits: u32| char::from(DIGITS[(bits & 63) as usize]);
+    let three = |chunk: &[u8]| {
+        let bits = chunk.iter().chain(&[0, 0]).take(3).fold(0, |bits, &byte| bits << 8 | u32::from(byte));
+        [18, 12, 6, 0].map(|shift| digit(bits >> shift)).into_iter().take(chunk.len() + 1)
+    };
+    bytes.chunks(3).flat_map(three).collect()
+}
+
+#[tokio::test]
+async fn a_credentials_file_lets_its_user_in_until_it_is_another_accounts() {
+    let (operator, account, user) = (KeyPair::new_operator(), KeyPair::new_account(), KeyPair::new_user());
+    let unlimited = json!({"subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true,
+        "conn": -1, "leaf": -1});
+    let own = jwt(&operator, &operator, &json!({"type": "operator", "version": 2}));
+    let for_account = jwt(&operator, &account, &json!({"type": "account", "version": 2, "limits": unlimited}));
+    let mut preload = serde_json::Map::new();
+    preload.insert(account.public_key(), for_account.into());
+    let config = NatsConfig::default()
+        .without_jetstream()
+        .setting("operator", own.into())
+        .setting("resolver", "MEMORY".into())
+        .setting("resolver_preload", preload.into());
+    let server = nats(config).await;
+
+    let credentials = |issuer: &KeyPair| {
+        let claims = json!({"type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1, "pub": {}, "sub": {}});
+        format!(
+            "-----BEGIN NATS USER JWT-----\n{}\n------END NATS USER JWT------\n\n\
+             -----BEGIN USER NKEY SEED-----\n{}\n------END USER NKEY SEED------\n",
+            jwt(issuer, &user, &claims),
+            user.seed().unwrap()
+        )
+    };
+    let file = scratch("creds").join("user.creds");
+    fs::write(&file, credentials(&account)).unwrap();
+    works(&connected(with_auth(&server, Auth::Credentials(Secret::File(file)))).await).await;
+
+    let stranger = KeyPair::new_account();
+    let reason = refusal(with_auth(&server, Auth::Credentials(text(&credentials(&stranger))))).await;
     assert!(reason.to_lowercase().contains("authorization violation"), "{reason}");
 }
 
@@ -179,9 +234,8 @@ async fn narrow_server() -> (Nats, ConnectOptions) {
         "subscribe": {"allow": ["free.>", "_INBOX_bob.>"]},
     }}]}))
     .await;
-    let mut narrow = with_auth(&server, user("bob", "builder"));
-    narrow.inbox_prefix = "_INBOX_bob".to_owned();
-    (server, narrow)
+    let narrow = with_auth(&server, user("bob", "builder"));
+    (server, ConnectOptions { inbox_prefix: "_INBOX_bob".to_owned(), ..narrow })
 }
 
 fn denied_subject(error: Error) -> String {

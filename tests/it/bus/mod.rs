@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use pmp::bus::{Bus, ConnectOptions, Link, Message, Subscription};
+use pmp::bus::{Bus, ConnectOptions, Link, Message, Subscription, Tls};
 
 use crate::support::Nats;
 
@@ -17,16 +17,13 @@ pub const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Options that notice a dead link within a second or two.
 pub fn options(server: &Nats) -> ConnectOptions {
-    let mut options = ConnectOptions::new([server.url.clone()]);
-    options.name = "bus test".to_owned();
-    options.ping_interval = Duration::from_millis(300);
-    options.connect_timeout = Duration::from_millis(900);
-    options.tls.ca = server.authority.clone();
-    if let Some(identity) = &server.identity {
-        options.tls.cert = Some(identity.certificate.clone());
-        options.tls.key = Some(identity.key.clone());
+    let (cert, key) = server.identity.clone().map(|identity| (identity.certificate, identity.key)).unzip();
+    ConnectOptions {
+        ping_interval: Duration::from_millis(300),
+        connect_timeout: Duration::from_millis(900),
+        tls: Tls { ca: server.authority.clone(), cert, key, ..Tls::default() },
+        ..ConnectOptions::new([server.url.clone()])
     }
-    options
 }
 
 /// A bus that is connected.
@@ -39,10 +36,10 @@ pub async fn connected(options: ConnectOptions) -> Bus {
 /// The link as soon as it is as wanted.
 pub async fn link_where(bus: &Bus, what: &str, wanted: impl FnMut(&Link) -> bool) -> Link {
     let mut link = bus.link();
-    match tokio::time::timeout(DEADLINE, link.wait_for(wanted)).await {
-        Ok(found) => found.unwrap().clone(),
-        Err(_) => panic!("not within {DEADLINE:?}: {what}; the link is {:?}", bus.link().borrow()),
-    }
+    let Ok(found) = tokio::time::timeout(DEADLINE, link.wait_for(wanted)).await else {
+        panic!("not within {DEADLINE:?}: {what}; the link is {:?}", bus.link().borrow())
+    };
+    found.unwrap().clone()
 }
 
 /// The next message's body.

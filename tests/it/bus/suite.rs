@@ -47,7 +47,7 @@ laws! {
 /// A subscription that is live on the server, too.
 async fn live(bus: &Bus, pattern: &str, queue: Option<&str>) -> Subscription {
     let mut subscription = bus.subscribe(pattern, queue).await.unwrap();
-    let concrete = pattern.replace('*', "_probe").replace('>', "_probe");
+    let concrete = pattern.replace(['*', '>'], "_probe");
     bus.prove(&mut subscription, &concrete, DEADLINE).await.unwrap();
     subscription
 }
