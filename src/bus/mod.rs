@@ -1,1 +1,230 @@
-//! To come.
+//! The bus: one way to publish, subscribe and ask, over NATS or inside the process.
+//!
+//! IO, but no meaning: nothing here knows what a phase is. It exists because a NATS client promises less than it seems
+//! to: a flush proves nothing, a denied publish or subscription says nothing, a full buffer drops in silence, and what is
+//! published while disconnected is delivered late. So [`Bus`] publishes only while connected, puts a deadline on every
+//! call, tells by [`Link::epoch`] whenever something may have been missed, and [`Bus::prove`]s that a subscription is
+//! live by hearing itself through it. [`Inbound`] does that for all that an operator listens to.
+
+mod connect;
+mod inbound;
+mod link;
+mod memory;
+mod message;
+mod nats;
+mod proof;
+mod replies;
+mod subject;
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures::Stream;
+use tokio::sync::watch;
+
+pub use connect::{Auth, ConnectOptions, Secret, Tls};
+pub use inbound::{
+    Arrival, CHANNELS, Counters, Inbound, InboundBody, InboundHandle, InboundMessage, Origin, Ready, Sink,
+};
+pub use link::{Link, LinkState};
+pub use message::{Headers, Message};
+
+/// How long any call may take but for those that name their own limit.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a call on the bus did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("not connected to the bus: {reason}")]
+    Disconnected { reason: String },
+    #[error(
+        "`{subject}` is no subject to publish to: write tokens of printable characters joined by single dots, without wildcards"
+    )]
+    Subject { subject: String },
+    #[error("`{pattern}` is no subject pattern: `*` stands for one token, `>` for the rest and only at the end")]
+    Pattern { pattern: String },
+    #[error("`{name}: ...` is no header: a name is printable ASCII without colon or space, and a value is one line")]
+    Header { name: String },
+    #[error("the message to `{subject}` has {size_bytes} bytes with headers; the bus takes at most {bytes_max}")]
+    TooLarge { subject: String, size_bytes: usize, bytes_max: usize },
+    #[error("the bus did not take the call on `{subject}` in time")]
+    Timeout { subject: String },
+    #[error("nobody listens on `{subject}`")]
+    NoResponders { subject: String },
+    #[error("the bus denies `{subject}`: grant this user the permission")]
+    Denied { subject: String },
+    #[error("the subscription to `{pattern}` did not hear its own message in time")]
+    Unproven { pattern: String },
+    #[error("the bus connection is closed")]
+    Closed,
+    #[error("`{address}` is no address of a server: {detail}")]
+    Address { address: String, detail: String },
+    #[error("cannot use {what}: {detail}")]
+    Option { what: &'static str, detail: String },
+}
+
+impl Error {
+    /// The one word that conditions, events and metrics share.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Disconnected { .. } | Self::Closed => "BusDisconnected",
+            Self::Subject { .. } | Self::Pattern { .. } | Self::Header { .. } => "BadSubject",
+            Self::TooLarge { .. } => "TooLarge",
+            Self::Timeout { .. } | Self::Unproven { .. } => "BusTimeout",
+            Self::NoResponders { .. } => "NoResponders",
+            Self::Denied { .. } => "PermissionDenied",
+            Self::Address { .. } | Self::Option { .. } => "BadConnection",
+        }
+    }
+}
+
+/// A bus. Cloning is a reference count; the connection ends with the last clone and the last subscription.
+#[derive(Clone)]
+pub struct Bus(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    Memory(memory::Hub),
+    Nats(nats::Connection),
+}
+
+impl Bus {
+    /// A bus inside this process, with the same behaviour: wildcards, queue groups, requests, order, bounded queues.
+    pub fn memory() -> Self {
+        Self(Kind::Memory(memory::Hub::new()))
+    }
+
+    /// Starts to connect and answers at once; the connection is retried for ever and [`Bus::link`] tells how it stands.
+    ///
+    /// Fails only on options that no retry can mend ([`Error::Address`], [`Error::Option`]).
+    pub async fn connect(options: ConnectOptions) -> Result<Self, Error> {
+        nats::Connection::open(options).await.map(|connection| Self(Kind::Nats(connection)))
+    }
+
+    /// Publishes, at most once: `Ok` says that the message was given to a connection that was up, never that it arrived.
+    ///
+    /// Refuses at once while disconnected, since a client would send it late; waits at most [`CALL_TIMEOUT`].
+    pub async fn publish(&self, message: Message) -> Result<(), Error> {
+        subject::check_subject(&message.subject)?;
+        if let Some(reply) = &message.reply {
+            subject::check_subject(reply)?;
+        }
+        message.headers.check()?;
+        match &self.0 {
+            Kind::Memory(hub) => hub.publish(message),
+            Kind::Nats(connection) => connection.publish(message).await,
+        }
+    }
+
+    /// Listens to a pattern (`*` one token, `>` the rest); with a queue group, each message goes to one of its members.
+    ///
+    /// `Ok` says that the wish was noted: it is repeated at every reconnect, but only [`Bus::prove`] tells that it holds.
+    pub async fn subscribe(&self, pattern: &str, queue: Option<&str>) -> Result<Subscription, Error> {
+        subject::check_pattern(pattern)?;
+        if let Some(queue) = queue {
+            subject::check_subject(queue)?;
+        }
+        let source = match &self.0 {
+            Kind::Memory(hub) => Source::Memory(hub.subscribe(pattern, queue)),
+            Kind::Nats(connection) => Source::Nats(connection.subscribe(pattern, queue).await?),
+        };
+        let (pattern, queue) = (pattern.to_owned(), queue.map(str::to_owned));
+        Ok(Subscription { source, pattern, queue, ahead: VecDeque::new() })
+    }
+
+    /// Publishes and waits for one reply: [`Error::NoResponders`] at once when nobody listens, [`Error::Timeout`] after
+    /// `timeout`. The message's own `reply` is not used.
+    pub async fn request(&self, message: Message, timeout: Duration) -> Result<Message, Error> {
+        subject::check_subject(&message.subject)?;
+        message.headers.check()?;
+        match &self.0 {
+            Kind::Memory(hub) => hub.request(message, timeout).await,
+            Kind::Nats(connection) => connection.request(message, timeout).await,
+        }
+    }
+
+    /// How the connection stands, and whether anything may have been missed.
+    pub fn link(&self) -> watch::Receiver<Link> {
+        match &self.0 {
+            Kind::Memory(hub) => hub.link(),
+            Kind::Nats(connection) => connection.link(),
+        }
+    }
+
+    /// Largest message, headers and body together.
+    pub fn payload_bytes_max(&self) -> usize {
+        match &self.0 {
+            Kind::Memory(_) => memory::PAYLOAD_BYTES_MAX,
+            Kind::Nats(connection) => connection.payload_bytes_max(),
+        }
+    }
+
+    /// A subject of our own that nobody else uses.
+    fn inbox(&self) -> String {
+        match &self.0 {
+            Kind::Memory(_) => format!("_INBOX_memory.{}", proof::nonce()),
+            Kind::Nats(connection) => format!("{}.{}", connection.inbox_prefix(), proof::nonce()),
+        }
+    }
+
+    /// Subjects and patterns that the server denied on this connection; `None` where nothing is ever denied.
+    fn denied(&self) -> Option<watch::Receiver<BTreeSet<String>>> {
+        match &self.0 {
+            Kind::Memory(_) => None,
+            Kind::Nats(connection) => Some(connection.denied()),
+        }
+    }
+}
+
+/// Messages of one pattern, in the order in which the bus delivered them. Dropping it unsubscribes.
+///
+/// The queue is bounded: a reader that falls behind loses messages, and [`Link::epoch`] rises. Probes (see
+/// [`Bus::prove`]) are not shown.
+pub struct Subscription {
+    source: Source,
+    pattern: String,
+    queue: Option<String>,
+    /// Read while a probe was waited for.
+    ahead: VecDeque<Message>,
+}
+
+enum Source {
+    Memory(memory::Queue),
+    Nats(nats::Source),
+}
+
+impl Subscription {
+    /// The next message, probes included.
+    fn poll_raw(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
+        if let Some(message) = self.ahead.pop_front() {
+            return Poll::Ready(Some(message));
+        }
+        self.source.poll_next(cx)
+    }
+}
+
+impl Source {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
+        match self {
+            Self::Memory(queue) => queue.poll_next(cx),
+            Self::Nats(source) => source.poll_next(cx),
+        }
+    }
+}
+
+impl Stream for Subscription {
+    type Item = Message;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Message>> {
+        loop {
+            match self.poll_raw(cx) {
+                Poll::Ready(Some(message)) if proof::is_probe(&message) => {}
+                other => return other,
+            }
+        }
+    }
+}
