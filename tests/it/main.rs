@@ -8,5 +8,9 @@ mod support;
 
 mod bus;
 mod layers;
+<<<<<<< HEAD
 mod model;
+=======
+mod resource;
+>>>>>>> resource
 mod testbed;

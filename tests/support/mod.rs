@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 pub use authority::{Authority, Identity};
-pub use cluster::{cluster, own_cluster};
+pub use cluster::{Cluster, cluster, own_cluster};
 pub use nats::{Nats, NatsConfig, Tls, nats, shared_nats};
 pub use process::{Process, Signal, alive};
 
