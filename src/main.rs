@@ -1,1 +1,7 @@
-fn main() {}
+//! The `pmp` binary: see `pmp --help`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pmp::cli::main()
+}

@@ -1,1 +1,45 @@
-//! To come.
+//! The command line: one file for each verb, and the only place where the parts are wired together.
+//!
+//! Nobody imports this module. Standard output is for results, standard error for progress and complaints.
+
+mod crd;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// Runs Phase Manifests: on a laptop, on NATS, on Kubernetes.
+#[derive(Debug, Parser)]
+#[command(name = "pmp", version, about, propagate_version = true, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Run(run::Args),
+    Crd(crd::Args),
+}
+
+/// Reads the arguments, does what they say, answers with the exit code of the process.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log_to_stderr();
+    let done = match cli.verb {
+        Verb::Run(args) => run::run(&args),
+        Verb::Crd(args) => crd::run(&args),
+    };
+    done.unwrap_or_else(|error| {
+        anstream::eprintln!("pmp: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// `RUST_LOG` as usual; without it only what went wrong, because progress is told by other means.
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("error"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}

@@ -8,9 +8,7 @@ mod support;
 
 mod bus;
 mod layers;
-<<<<<<< HEAD
 mod model;
-=======
 mod resource;
->>>>>>> resource
+mod run;
 mod testbed;

@@ -1,0 +1,129 @@
+//! Watching a session to its end: what it says onto the screen, Ctrl-C to the session.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{FutureExt as _, Stream, StreamExt as _};
+use jiff::Timestamp;
+use tokio::{
+    sync::watch,
+    time::{MissedTickBehavior, interval},
+};
+
+use super::{board, lines::Lines, screen::Screen};
+use crate::{
+    bus::Message,
+    engine::{Output, Record},
+    manifest::Plan,
+    protocol::LogMessage,
+};
+
+/// Between two frames of the board.
+const FRAME: Duration = Duration::from_millis(100);
+
+/// A running session as this verb sees it.
+pub struct Feed<Outputs, Logs, Signals> {
+    pub plan: Arc<Plan>,
+    /// The latest record; it holds a verdict in the end.
+    pub picture: watch::Receiver<Arc<Record>>,
+    /// What the engine put out, in order; only transitions are shown.
+    pub outputs: Outputs,
+    /// Messages of the session's `.log` subject.
+    pub logs: Logs,
+    /// Each signal as the exit code that it asks for.
+    pub signals: Signals,
+}
+
+/// How watching ended.
+#[derive(Debug, PartialEq)]
+pub enum End {
+    Verdict {
+        record: Arc<Record>,
+        /// The exit code that the first signal asked for, if there was one.
+        signalled: Option<u8>,
+    },
+    /// A second signal: the person will not wait for the children.
+    Abandoned(u8),
+    /// The session went away without a verdict.
+    Lost,
+}
+
+/// Shows the session until its verdict. `cancel` is called once, at the first signal.
+pub async fn follow(
+    mut feed: Feed<
+        impl Stream<Item = Output> + Unpin,
+        impl Stream<Item = Message> + Unpin,
+        impl Stream<Item = u8> + Unpin,
+    >,
+    screen: &Screen,
+    lines: Lines,
+    cancel: impl FnOnce(),
+) -> End {
+    let mut frames = interval(FRAME);
+    frames.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut cancel = Some(cancel);
+    let mut signalled = None;
+    // An empty manifest has its verdict from the start.
+    feed.picture.mark_changed();
+    let mut outputs_ended = false;
+    loop {
+        tokio::select! {
+            biased;
+            Some(code) = feed.signals.next() => match cancel.take() {
+                Some(cancel) => {
+                    signalled = Some(code);
+                    screen.say("stopping what runs; once more to leave at once");
+                    cancel();
+                }
+                None => return End::Abandoned(code),
+            },
+            Some(message) = feed.logs.next() => say_log(screen, lines, &message),
+            output = feed.outputs.next(), if !outputs_ended => match output {
+                Some(output) => say_output(screen, lines, &feed.plan, &output),
+                None => outputs_ended = true,
+            },
+            changed = feed.picture.changed() => {
+                let record = Arc::clone(&feed.picture.borrow_and_update());
+                if record.verdict.is_some() {
+                    say_the_rest(&mut feed, screen, lines);
+                    return End::Verdict { record, signalled };
+                }
+                if changed.is_err() {
+                    return End::Lost;
+                }
+            }
+            _ = frames.tick(), if screen.is_live() => {
+                let record = Arc::clone(&feed.picture.borrow());
+                let area = Screen::area();
+                screen.draw(&board::lines(&feed.plan, &record, Timestamp::now(), area, lines.id_width, lines.paint));
+            }
+        }
+    }
+}
+
+/// What came before the verdict and was not shown yet.
+fn say_the_rest<Signals>(
+    feed: &mut Feed<impl Stream<Item = Output> + Unpin, impl Stream<Item = Message> + Unpin, Signals>,
+    screen: &Screen,
+    lines: Lines,
+) {
+    while let Some(Some(message)) = feed.logs.next().now_or_never() {
+        say_log(screen, lines, &message);
+    }
+    while let Some(Some(output)) = feed.outputs.next().now_or_never() {
+        say_output(screen, lines, &feed.plan, &output);
+    }
+}
+
+fn say_output(screen: &Screen, lines: Lines, plan: &Plan, output: &Output) {
+    if let Output::Transition(transition) = output
+        && let Some(line) = lines.transition(plan, transition, Timestamp::now())
+    {
+        screen.say(&line);
+    }
+}
+
+fn say_log(screen: &Screen, lines: Lines, message: &Message) {
+    let Ok(log) = LogMessage::parse(&message.body) else { return };
+    let phase = log.phase.as_ref().map_or("", crate::manifest::PhaseId::as_str);
+    screen.say(&lines.log(phase, &log.message, Timestamp::now()));
+}

@@ -1,0 +1,275 @@
+//! The exec work: a phase's `x-exec` run as a child process.
+//!
+//! `x-exec: {command: [program, arg, ..], env: {NAME: value}, workingDir: dir}`. Its lines become `.log` messages, its
+//! exit code the report. No shell is implied: who wants one writes `["sh", "-c", ".."]`. Whoever may publish a target
+//! could otherwise run anything, so on NATS a command written in the phase needs [`Commands::InLine`] to be asked for;
+//! without it `x-exec: {name, args, env}` picks an executable from one directory.
+
+mod child;
+mod lines;
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use serde_json::{Map, Value};
+
+use super::work::{Decline, Handle, Job, Outcome, Work};
+
+/// How long a child may take to end after SIGTERM before SIGKILL.
+pub const GRACE: Duration = Duration::from_secs(5);
+
+/// Variables that a child gets from a runtime that keeps its own environment to itself.
+const MINIMAL_ENV: [&str; 8] = ["PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "SHELL"];
+
+/// Where commands come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Commands {
+    /// From `x-exec.command` of the phase itself (`--allow-exec`; `pmp run`).
+    InLine,
+    /// From this directory, by `x-exec.name` (`--commands`).
+    Directory(PathBuf),
+    /// From nowhere: everything is declined.
+    Refused,
+}
+
+/// What to do with a phase that has no `x-exec`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WithoutExec {
+    /// It is complete at once (the laptop, where nobody else could take it).
+    Complete,
+    /// Somebody else's: `x-reason: NoExec`.
+    Decline,
+}
+
+/// What a child knows of our environment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Environment {
+    /// All of it.
+    Inherit,
+    /// [`MINIMAL_ENV`] only: a runtime's own variables may hold the bus's password.
+    Minimal,
+}
+
+/// Runs phases as child processes.
+#[derive(Debug, Clone)]
+pub struct Exec {
+    pub commands: Commands,
+    pub without: WithoutExec,
+    pub environment: Environment,
+    /// Between SIGTERM and SIGKILL.
+    pub grace: Duration,
+}
+
+impl Exec {
+    /// As `pmp run` does it.
+    pub fn on_laptop() -> Self {
+        Self {
+            commands: Commands::InLine,
+            without: WithoutExec::Complete,
+            environment: Environment::Inherit,
+            grace: GRACE,
+        }
+    }
+
+    /// As a runtime on NATS does it.
+    pub fn on_nats(commands: Commands) -> Self {
+        Self { commands, without: WithoutExec::Decline, environment: Environment::Minimal, grace: GRACE }
+    }
+
+    fn order(&self, job: &Job) -> Result<Order, Refusal> {
+        let Some(exec) = job.spec.get("x-exec").filter(|value| !value.is_null()) else {
+            return Err(Refusal::NoExec);
+        };
+        let exec = exec.as_object().ok_or(Refusal::bad("x-exec is not an object"))?;
+        let (program, args) = match &self.commands {
+            Commands::Refused => return Err(Refusal::NotAllowed),
+            Commands::InLine => in_line(exec)?,
+            Commands::Directory(dir) => from_directory(exec, dir)?,
+        };
+        let mut env = texts_by_name(exec)?;
+        env.insert("PMP_SESSION_ID".to_owned(), job.session.to_string());
+        env.insert("PMP_PHASE_ID".to_owned(), job.phase.to_string());
+        env.insert("PMP_ATTEMPT".to_owned(), job.token.to_string());
+        let working_dir = match exec.get("workingDir").or_else(|| exec.get("working_dir")) {
+            None | Some(Value::Null) => None,
+            Some(Value::String(dir)) => Some(PathBuf::from(dir)),
+            Some(_) => return Err(Refusal::bad("x-exec.workingDir is not a string")),
+        };
+        Ok(Order { program, args, env, working_dir, environment: self.environment, grace: self.grace })
+    }
+}
+
+/// What is to be started: `x-exec`, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Order {
+    program: PathBuf,
+    args: Vec<String>,
+    env: BTreeMap<String, String>,
+    working_dir: Option<PathBuf>,
+    environment: Environment,
+    grace: Duration,
+}
+
+/// Why nothing is started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Refusal {
+    NoExec,
+    NotAllowed,
+    /// The phase itself is wrong; every runtime would say so.
+    Bad(String),
+}
+
+impl Refusal {
+    fn bad(text: &str) -> Self {
+        Self::Bad(text.to_owned())
+    }
+}
+
+fn in_line(exec: &Map<String, Value>) -> Result<(PathBuf, Vec<String>), Refusal> {
+    let Some(command) = exec.get("command") else {
+        return Err(Refusal::bad("x-exec has no command: write command: [program, argument, ...]"));
+    };
+    let mut words = texts(command).ok_or(Refusal::bad("x-exec.command is not an array of strings"))?;
+    if words.is_empty() || words[0].is_empty() {
+        return Err(Refusal::bad("x-exec.command names no program"));
+    }
+    let program = words.remove(0);
+    Ok((program.into(), words))
+}
+
+/// `name` is a file in `dir`, never a path out of it.
+fn from_directory(exec: &Map<String, Value>, dir: &std::path::Path) -> Result<(PathBuf, Vec<String>), Refusal> {
+    let Some(name) = exec.get("name").and_then(Value::as_str) else { return Err(Refusal::NotAllowed) };
+    if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\', '\0']) {
+        return Err(Refusal::bad("x-exec.name is not the plain name of a command"));
+    }
+    let path = dir.join(name);
+    if !path.is_file() {
+        return Err(Refusal::NotAllowed);
+    }
+    let args = match exec.get("args") {
+        None | Some(Value::Null) => Vec::new(),
+        Some(args) => texts(args).ok_or(Refusal::bad("x-exec.args is not an array of strings"))?,
+    };
+    Ok((path, args))
+}
+
+/// Numbers and booleans count as what they are written as: YAML makes them of `[sleep, 1]`.
+fn texts(value: &Value) -> Option<Vec<String>> {
+    value.as_array()?.iter().map(scalar).collect()
+}
+
+fn scalar(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(flag) => Some(flag.to_string()),
+        _ => None,
+    }
+}
+
+fn texts_by_name(exec: &Map<String, Value>) -> Result<BTreeMap<String, String>, Refusal> {
+    match exec.get("env") {
+        None | Some(Value::Null) => Ok(BTreeMap::new()),
+        Some(Value::Object(env)) => env
+            .iter()
+            .map(|(name, value)| {
+                let value = scalar(value).filter(|_| !name.is_empty() && !name.contains(['=', '\0']));
+                Some((name.clone(), value?))
+            })
+            .collect::<Option<_>>()
+            .ok_or(Refusal::bad("x-exec.env holds something that is no variable")),
+        Some(_) => Err(Refusal::bad("x-exec.env is not a map of names to strings")),
+    }
+}
+
+impl Work for Exec {
+    fn kind(&self) -> &'static str {
+        "exec"
+    }
+
+    fn judge(&self, job: &Job) -> Result<(), Decline> {
+        match self.order(job) {
+            // A wrong x-exec is taken and fails with its reason, because nobody else would make it right either.
+            Ok(_) | Err(Refusal::Bad(_)) => Ok(()),
+            Err(Refusal::NoExec) if self.without == WithoutExec::Complete => Ok(()),
+            Err(Refusal::NoExec) => Err(Decline("NoExec")),
+            Err(Refusal::NotAllowed) => Err(Decline("NotAllowed")),
+        }
+    }
+
+    async fn run(&self, job: &Job, handle: &Handle) -> Outcome {
+        match self.order(job) {
+            Ok(order) => child::run(&order, handle).await,
+            Err(Refusal::NoExec) => Outcome::Complete { message: NOTHING_TO_RUN.to_owned() },
+            Err(Refusal::NotAllowed) => Outcome::failed_for_good("commands of this phase are not allowed here"),
+            Err(Refusal::Bad(why)) => Outcome::failed_for_good(why),
+        }
+    }
+}
+
+/// The message of a phase without `x-exec` that is complete at once.
+pub const NOTHING_TO_RUN: &str = "nothing to run: no x-exec";
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{engine::AttemptToken, manifest::PhaseId, protocol::SessionId};
+
+    fn job(spec: &Value) -> Job {
+        Job {
+            session: SessionId::new("s").unwrap(),
+            phase: PhaseId::new("p").unwrap(),
+            token: AttemptToken::received("t"),
+            selector: BTreeMap::new(),
+            spec: spec.as_object().unwrap().clone(),
+        }
+    }
+
+    #[test]
+    fn on_nats_a_phase_without_x_exec_is_declined_and_on_the_laptop_taken() {
+        let phase = job(&json!({}));
+        assert_eq!(Exec::on_nats(Commands::InLine).judge(&phase), Err(Decline("NoExec")));
+        assert_eq!(Exec::on_laptop().judge(&phase), Ok(()));
+    }
+
+    #[test]
+    fn a_command_written_in_the_phase_is_declined_unless_allowed() {
+        let phase = job(&json!({"x-exec": {"command": ["true"]}}));
+        assert_eq!(Exec::on_nats(Commands::Refused).judge(&phase), Err(Decline("NotAllowed")));
+        assert_eq!(Exec::on_nats(Commands::Directory("/nowhere".into())).judge(&phase), Err(Decline("NotAllowed")));
+        assert_eq!(Exec::on_nats(Commands::InLine).judge(&phase), Ok(()));
+    }
+
+    #[test]
+    fn a_named_command_never_leaves_its_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("fsck"), "").unwrap();
+        let exec = Exec::on_nats(Commands::Directory(dir.path().to_owned()));
+        let order = exec.order(&job(&json!({"x-exec": {"name": "fsck", "args": ["-y", 3]}}))).unwrap();
+        assert_eq!((order.program, order.args), (dir.path().join("fsck"), vec!["-y".to_owned(), "3".to_owned()]));
+        for name in ["../fsck", "/bin/sh", "", "..", "a/b"] {
+            let refusal = exec.order(&job(&json!({"x-exec": {"name": name}}))).unwrap_err();
+            assert!(matches!(refusal, Refusal::Bad(_)), "{name}: {refusal:?}");
+        }
+        assert_eq!(exec.order(&job(&json!({"x-exec": {"name": "absent"}}))).unwrap_err(), Refusal::NotAllowed);
+    }
+
+    #[test]
+    fn a_wrong_x_exec_names_what_is_wrong() {
+        for (exec, word) in [
+            (json!("ls"), "object"),
+            (json!({}), "no command"),
+            (json!({"command": "ls -l"}), "array"),
+            (json!({"command": []}), "no program"),
+            (json!({"command": ["ls"], "env": {"A": []}}), "variable"),
+            (json!({"command": ["ls"], "workingDir": 3}), "workingDir"),
+        ] {
+            match Exec::on_laptop().order(&job(&json!({"x-exec": exec}))) {
+                Err(Refusal::Bad(text)) => assert!(text.contains(word), "{text}"),
+                other => panic!("{exec}: {other:?}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! What this runtime holds and what it remembers: the reason why no number of repeated offers runs a phase twice.
+//!
+//! Synchronous and without a clock: the time is an argument. The rest of the runtime does what the ledger answers.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::work::{Job, Outcome};
+use crate::{engine::AttemptToken, manifest::PhaseId, protocol::SessionId};
+
+/// How long the outcome of an attempt is known (design, section 7).
+pub const OUTCOMES_KEPT_FOR: Duration = Duration::from_hours(1);
+/// Most outcomes known at once; some 400 bytes each, so 40 MB in the worst case. The oldest go first.
+pub const OUTCOMES_MAX: usize = 100_000;
+
+/// One attempt in one session. Tokens are unique by themselves; the session keeps a peer's made-up ones apart.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Key {
+    pub session: SessionId,
+    pub token: AttemptToken,
+}
+
+impl Key {
+    pub fn of(job: &Job) -> Self {
+        Self { session: job.session.clone(), token: job.token.clone() }
+    }
+}
+
+/// What is known of an attempt, ready to be reported.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    pub key: Key,
+    pub phase: PhaseId,
+    pub what: KnownWhat,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KnownWhat {
+    Running { progress: Option<String> },
+    Ended(Outcome),
+}
+
+/// What to do with an offer.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Offered {
+    /// Never seen: ask for it.
+    New,
+    /// Being asked for, or waiting for a free slot: nothing to do.
+    Pending,
+    /// Held or ended: say so again.
+    Known(Known),
+}
+
+/// Which attempts a `.control` message means; an absent field means all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Scope {
+    pub phase: Option<PhaseId>,
+    pub token: Option<AttemptToken>,
+    pub runtime: Option<String>,
+}
+
+impl Scope {
+    fn covers(&self, key: &Key, phase: &PhaseId, own_name: &str) -> bool {
+        self.phase.as_ref().is_none_or(|id| id == phase)
+            && self.token.as_ref().is_none_or(|token| *token == key.token)
+            && self.runtime.as_deref().is_none_or(|name| name == own_name)
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    phase: PhaseId,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Asking { cancel: CancellationToken },
+    Running { cancel: CancellationToken, progress: watch::Receiver<Option<String>> },
+    Ended(Outcome),
+}
+
+/// The book of one runtime.
+#[derive(Debug)]
+pub struct Ledger {
+    own_name: String,
+    entries: HashMap<Key, Entry>,
+    /// Ended ones by age.
+    ended: VecDeque<(Instant, Key)>,
+}
+
+impl Ledger {
+    pub fn new(own_name: &str) -> Self {
+        Self { own_name: own_name.to_owned(), entries: HashMap::new(), ended: VecDeque::new() }
+    }
+
+    pub fn offered(&self, key: &Key) -> Offered {
+        match self.entries.get(key) {
+            None => Offered::New,
+            Some(Entry { stage: Stage::Asking { .. }, .. }) => Offered::Pending,
+            Some(entry) => known(key, entry).map_or(Offered::Pending, Offered::Known),
+        }
+    }
+
+    /// Notes that the attempt is being asked for. The token fires when a `.control` takes it away meanwhile.
+    pub fn ask(&mut self, key: Key, phase: &PhaseId) -> CancellationToken {
+        let cancel = CancellationToken::new();
+        self.entries.insert(key, Entry { phase: phase.clone(), stage: Stage::Asking { cancel: cancel.clone() } });
+        cancel
+    }
+
+    /// It went to somebody else, or nobody answered: as if it had never been offered.
+    pub fn forget(&mut self, key: &Key) {
+        if let Some(Entry { stage: Stage::Asking { .. }, .. }) = self.entries.get(key) {
+            self.entries.remove(key);
+        }
+    }
+
+    /// It is ours.
+    pub fn granted(&mut self, key: &Key, progress: watch::Receiver<Option<String>>) {
+        if let Some(entry) = self.entries.get_mut(key)
+            && let Stage::Asking { cancel } = &entry.stage
+        {
+            entry.stage = Stage::Running { cancel: cancel.clone(), progress };
+        }
+    }
+
+    /// It ended. Outcomes past their time or number are dropped here.
+    pub fn ended(&mut self, key: &Key, outcome: Outcome, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.stage = Stage::Ended(outcome);
+            self.ended.push_back((now, key.clone()));
+        }
+        while let Some((at, oldest)) = self.ended.front() {
+            if self.ended.len() <= OUTCOMES_MAX && now.saturating_duration_since(*at) <= OUTCOMES_KEPT_FOR {
+                break;
+            }
+            self.entries.remove(oldest);
+            self.ended.pop_front();
+        }
+    }
+
+    /// Tells what the scope covers in this session to stop; answers how many that were.
+    pub fn cancel(&self, session: &SessionId, scope: &Scope) -> usize {
+        let mut count = 0;
+        for (key, entry) in self.entries.iter().filter(|(key, _)| key.session == *session) {
+            if !scope.covers(key, &entry.phase, &self.own_name) {
+                continue;
+            }
+            if let Stage::Asking { cancel } | Stage::Running { cancel, .. } = &entry.stage {
+                cancel.cancel();
+                count += 1;
+            }
+        }
+        count
+    }
+
+    /// Tells everything to stop, of every session.
+    pub fn cancel_all(&self) {
+        for entry in self.entries.values() {
+            if let Stage::Asking { cancel } | Stage::Running { cancel, .. } = &entry.stage {
+                cancel.cancel();
+            }
+        }
+    }
+
+    /// What is known of this session within the scope, outcomes included: the answer to `x-report`.
+    pub fn report(&self, session: &SessionId, scope: &Scope) -> Vec<Known> {
+        self.entries
+            .iter()
+            .filter(|(key, entry)| key.session == *session && scope.covers(key, &entry.phase, &self.own_name))
+            .filter_map(|(key, entry)| known(key, entry))
+            .collect()
+    }
+
+    /// Attempts that run now.
+    pub fn running(&self) -> usize {
+        self.entries.values().filter(|entry| matches!(entry.stage, Stage::Running { .. })).count()
+    }
+}
+
+fn known(key: &Key, entry: &Entry) -> Option<Known> {
+    let what = match &entry.stage {
+        Stage::Asking { .. } => return None,
+        Stage::Running { progress, .. } => KnownWhat::Running { progress: progress.borrow().clone() },
+        Stage::Ended(outcome) => KnownWhat::Ended(outcome.clone()),
+    };
+    Some(Known { key: key.clone(), phase: entry.phase.clone(), what })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(token: &str) -> Key {
+        Key { session: SessionId::new("s").unwrap(), token: AttemptToken::received(token) }
+    }
+
+    fn id(text: &str) -> PhaseId {
+        PhaseId::new(text).unwrap()
+    }
+
+    fn done() -> Outcome {
+        Outcome::Complete { message: String::new() }
+    }
+
+    fn run(ledger: &mut Ledger, token: &str, phase: &str) -> CancellationToken {
+        let cancel = ledger.ask(key(token), &id(phase));
+        ledger.granted(&key(token), watch::channel(None).1);
+        cancel
+    }
+
+    #[test]
+    fn an_attempt_offered_again_is_reported_and_never_begun_twice() {
+        let mut ledger = Ledger::new("me");
+        assert_eq!(ledger.offered(&key("a")), Offered::New);
+        ledger.ask(key("a"), &id("p"));
+        assert_eq!(ledger.offered(&key("a")), Offered::Pending);
+        ledger.granted(&key("a"), watch::channel(Some("1/2".to_owned())).1);
+        match ledger.offered(&key("a")) {
+            Offered::Known(known) => {
+                assert_eq!(known.what, KnownWhat::Running { progress: Some("1/2".to_owned()) });
+            }
+            other => panic!("{other:?}"),
+        }
+        ledger.ended(&key("a"), done(), Instant::now());
+        assert!(matches!(ledger.offered(&key("a")), Offered::Known(Known { what: KnownWhat::Ended(_), .. })));
+    }
+
+    #[test]
+    fn a_refused_attempt_may_be_asked_for_again() {
+        let mut ledger = Ledger::new("me");
+        ledger.ask(key("a"), &id("p"));
+        ledger.forget(&key("a"));
+        assert_eq!(ledger.offered(&key("a")), Offered::New);
+    }
+
+    #[test]
+    fn outcomes_are_kept_for_an_hour() {
+        let mut ledger = Ledger::new("me");
+        let start = Instant::now();
+        run(&mut ledger, "a", "p");
+        ledger.ended(&key("a"), done(), start);
+        run(&mut ledger, "b", "p");
+        ledger.ended(&key("b"), done(), start + OUTCOMES_KEPT_FOR + Duration::from_secs(1));
+        assert_eq!(ledger.offered(&key("a")), Offered::New);
+        assert!(matches!(ledger.offered(&key("b")), Offered::Known(_)));
+    }
+
+    #[test]
+    fn a_cancel_reaches_what_it_names_and_nothing_else() {
+        let mut ledger = Ledger::new("me");
+        let (a, b) = (run(&mut ledger, "a", "p"), run(&mut ledger, "b", "q"));
+        let session = SessionId::new("s").unwrap();
+        let other_runtime = Scope { runtime: Some("you".to_owned()), ..Scope::default() };
+        assert_eq!(ledger.cancel(&session, &other_runtime), 0);
+        assert_eq!(ledger.cancel(&SessionId::new("other").unwrap(), &Scope::default()), 0);
+        let one =
+            Scope { token: Some(AttemptToken::received("a")), runtime: Some("me".to_owned()), ..Scope::default() };
+        assert_eq!(ledger.cancel(&session, &one), 1);
+        assert!(a.is_cancelled() && !b.is_cancelled());
+        assert_eq!(ledger.cancel(&session, &Scope::default()), 2);
+        assert!(b.is_cancelled());
+    }
+
+    #[test]
+    fn a_report_names_what_is_held_and_what_ended() {
+        let mut ledger = Ledger::new("me");
+        run(&mut ledger, "a", "p");
+        run(&mut ledger, "b", "q");
+        ledger.ask(key("c"), &id("r"));
+        ledger.ended(&key("b"), done(), Instant::now());
+        let session = SessionId::new("s").unwrap();
+        assert_eq!(ledger.report(&session, &Scope::default()).len(), 2);
+        let one = Scope { phase: Some(id("q")), ..Scope::default() };
+        let reported = ledger.report(&session, &one);
+        assert_eq!(reported.len(), 1);
+        assert_eq!(reported[0].what, KnownWhat::Ended(done()));
+        assert_eq!(ledger.running(), 1);
+    }
+}

@@ -1,0 +1,434 @@
+//! The runtime over the in-process bus, against an operator that says what the test tells it to.
+
+use std::{
+    collections::BTreeMap,
+    num::NonZeroUsize,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::StreamExt as _;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio::{sync::Notify, time::timeout};
+
+use super::{Decline, Exec, Handle, Job, Labels, Options, Outcome, Runtime, Work, exec::Commands, start};
+use crate::{
+    bus::{Bus, Message, Subscription},
+    engine::ReportStatus,
+    protocol::{AckMessage, Channel, GrantMessage, LogMessage, Prefix, SessionId, StateMessage},
+};
+
+/// Nothing here takes a tenth of this.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+fn session() -> SessionId {
+    SessionId::new("s1").unwrap()
+}
+
+fn options(name: &str) -> Options {
+    Options {
+        name: name.to_owned(),
+        labels: Labels::Everything,
+        prefix: Prefix::default(),
+        session: None,
+        concurrency: None,
+        heartbeat: Options::HEARTBEAT,
+    }
+}
+
+/// An operator that does nothing by itself.
+struct Operator {
+    bus: Bus,
+    acks: Subscription,
+    states: Subscription,
+    logs: Subscription,
+}
+
+impl Operator {
+    async fn on(bus: &Bus) -> Self {
+        let listen = async |channel| bus.subscribe(&Prefix::default().pattern(channel), None).await.unwrap();
+        Self {
+            bus: bus.clone(),
+            acks: listen(Channel::Ack).await,
+            states: listen(Channel::State).await,
+            logs: listen(Channel::Log).await,
+        }
+    }
+
+    async fn publish(&self, channel: Channel, body: &Value) {
+        let subject = Prefix::default().subject(&session(), channel);
+        self.bus.publish(Message::new(subject, body.to_string())).await.unwrap();
+    }
+
+    async fn offer(&self, phase: &str, token: &str, spec: &Value) {
+        self.offer_until(phase, token, spec, Timestamp::now() + Duration::from_secs(60)).await;
+    }
+
+    async fn offer_until(&self, phase: &str, token: &str, spec: &Value, not_after: Timestamp) {
+        let target = json!({
+            "phaseId": phase,
+            "reason": "dependencies satisfied",
+            "x-attempt": token,
+            "x-notAfter": not_after,
+            "x-phase": {"kind": "Phase", "id": phase, "spec": spec},
+        });
+        self.publish(Channel::Target, &target).await;
+    }
+
+    async fn control(&self, body: &Value) {
+        self.publish(Channel::Control, body).await;
+    }
+
+    /// The next ack, unanswered.
+    async fn ack(&mut self) -> (AckMessage, Option<String>) {
+        let message = timeout(DEADLINE, self.acks.next()).await.expect("an ack comes").unwrap();
+        (AckMessage::parse(&message.body).unwrap(), message.reply)
+    }
+
+    async fn answer(&mut self, granted: bool) -> AckMessage {
+        let (ack, reply) = self.ack().await;
+        let reply = reply.expect("the ack is a request");
+        self.bus.publish(Message::new(reply, GrantMessage { granted }.to_bytes())).await.unwrap();
+        ack
+    }
+
+    async fn state(&mut self) -> StateMessage {
+        let message = timeout(DEADLINE, self.states.next()).await.expect("a report comes").unwrap();
+        StateMessage::parse(&message.body).unwrap()
+    }
+
+    /// Grants one attempt and sees it begin.
+    async fn grant(&mut self) {
+        self.answer(true).await;
+        assert_eq!(self.state().await.status, ReportStatus::Running);
+    }
+
+    async fn log_line(&mut self) -> String {
+        let message = timeout(DEADLINE, self.logs.next()).await.expect("a line comes").unwrap();
+        LogMessage::parse(&message.body).unwrap().message
+    }
+}
+
+/// Work that waits until it is let go, and counts how often it was begun.
+#[derive(Clone, Default)]
+struct Held {
+    begun: Arc<AtomicUsize>,
+    go: Arc<Notify>,
+}
+
+impl Work for Held {
+    fn kind(&self) -> &'static str {
+        "test"
+    }
+
+    fn judge(&self, job: &Job) -> Result<(), Decline> {
+        if job.spec.contains_key("x-foreign") { Err(Decline("Foreign")) } else { Ok(()) }
+    }
+
+    async fn run(&self, job: &Job, handle: &Handle) -> Outcome {
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        handle.progress("1/2");
+        assert!(!job.spec.contains_key("x-panic"), "told to panic");
+        tokio::select! {
+            () = self.go.notified() => Outcome::Complete { message: "let go".to_owned() },
+            () = handle.cancelled() => Outcome::Cancelled,
+        }
+    }
+}
+
+async fn held(options: Options) -> (Operator, Held, Runtime) {
+    let bus = Bus::memory();
+    let operator = Operator::on(&bus).await;
+    let work = Held::default();
+    let runtime = start(bus, options, work.clone()).await.unwrap();
+    (operator, work, runtime)
+}
+
+#[tokio::test]
+async fn nothing_begins_before_the_grant_and_a_refused_attempt_never() {
+    let (mut operator, work, _runtime) = held(options("a")).await;
+    operator.offer("p", "t1", &json!({})).await;
+    let ack = operator.answer(false).await;
+    assert_eq!((ack.accepted, ack.runtime.as_deref()), (true, Some("a")));
+    assert_eq!(ack.heartbeat, Some(Options::HEARTBEAT));
+    operator.offer("p", "t2", &json!({})).await;
+    operator.grant().await;
+    assert_eq!(work.begun.load(Ordering::SeqCst), 1);
+    work.go.notify_one();
+    loop {
+        let state = operator.state().await;
+        if state.status == ReportStatus::Complete {
+            assert_eq!((state.attempt.unwrap().as_str(), state.message.as_deref()), ("t2", Some("let go")));
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_attempt_offered_again_and_again_runs_once_and_is_told_each_time() {
+    let (mut operator, work, _runtime) = held(options("a")).await;
+    for _ in 0..3 {
+        operator.offer("p", "t", &json!({})).await;
+    }
+    operator.grant().await;
+    operator.offer("p", "t", &json!({})).await;
+    assert_eq!(operator.state().await.status, ReportStatus::Running);
+    work.go.notify_one();
+    while operator.state().await.status != ReportStatus::Complete {}
+    operator.offer("p", "t", &json!({})).await;
+    assert_eq!(operator.state().await.status, ReportStatus::Complete);
+    assert_eq!(work.begun.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn the_answer_to_an_ack_that_got_lost_is_asked_for_again() {
+    let (mut operator, work, _runtime) = held(options("a")).await;
+    operator.offer("p", "t", &json!({})).await;
+    let (first, _) = operator.ack().await;
+    let second = operator.answer(true).await;
+    assert_eq!(first.attempt, second.attempt);
+    assert_eq!(operator.state().await.status, ReportStatus::Running);
+    assert_eq!(work.begun.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn an_expired_target_and_a_phase_for_others_are_declined() {
+    let (mut operator, _, _runtime) = held(options("a")).await;
+    operator.offer_until("p", "t1", &json!({}), Timestamp::now() - Duration::from_secs(1)).await;
+    let (ack, reply) = operator.ack().await;
+    assert_eq!((ack.accepted, ack.reason.as_deref(), reply), (false, Some("Expired"), None));
+    assert!(ack.now.is_some());
+    operator.offer("p", "t2", &json!({"x-foreign": true})).await;
+    let (ack, _) = operator.ack().await;
+    assert_eq!((ack.accepted, ack.reason.as_deref()), (false, Some("Foreign")));
+}
+
+#[tokio::test]
+async fn a_phase_with_other_labels_is_not_answered() {
+    let labels = Labels::of_texts(["site=lab"]).unwrap();
+    let (mut operator, _, _runtime) = held(Options { labels, ..options("a") }).await;
+    operator.offer("far", "t1", &json!({"selector": {"matchLabels": {"site": "field"}}})).await;
+    operator.offer("near", "t2", &json!({"selector": {"matchLabels": {"site": "lab"}}})).await;
+    // In order: an answer to the first would come before.
+    assert_eq!(operator.answer(true).await.phase.as_str(), "near");
+}
+
+#[tokio::test]
+async fn one_of_two_runtimes_answers_an_offer_and_both_hear_commands() {
+    let (mut operator, work, _first) = held(options("a")).await;
+    let _second = start(operator.bus.clone(), options("b"), work.clone()).await.unwrap();
+    for token in ["t1", "t2", "t3", "t4"] {
+        operator.offer("p", token, &json!({})).await;
+        operator.answer(true).await;
+    }
+    operator.control(&json!({"command": "cancel"})).await;
+    let mut ended = BTreeMap::new();
+    while ended.len() < 4 {
+        let state = operator.state().await;
+        if state.status == ReportStatus::Failed {
+            assert_eq!(state.message.as_deref(), Some("cancelled"));
+            ended.insert(state.attempt.unwrap(), state.runtime);
+        }
+    }
+    assert_eq!(work.begun.load(Ordering::SeqCst), 4);
+}
+
+#[tokio::test]
+async fn a_cancel_for_another_runtime_or_attempt_stops_nothing() {
+    let (mut operator, work, _runtime) = held(options("a")).await;
+    operator.offer("p", "t", &json!({})).await;
+    operator.grant().await;
+    operator.control(&json!({"command": "cancel", "x-runtime": "b"})).await;
+    operator.control(&json!({"command": "cancel", "x-attempt": "other"})).await;
+    operator.control(&json!({"command": "pause"})).await;
+    operator.control(&json!({"command": "x-report"})).await;
+    // The report that answers the last command says that the earlier ones changed nothing.
+    assert_eq!(operator.state().await.status, ReportStatus::Running);
+    work.go.notify_one();
+    while operator.state().await.status != ReportStatus::Complete {}
+    operator.control(&json!({"command": "x-report", "x-phaseId": "p", "x-attempt": "t"})).await;
+    assert_eq!(operator.state().await.status, ReportStatus::Complete);
+}
+
+#[tokio::test]
+async fn running_is_repeated_at_the_heartbeat_and_carries_progress() {
+    let (mut operator, _, _runtime) = held(Options { heartbeat: Duration::from_millis(50), ..options("a") }).await;
+    operator.offer("p", "t", &json!({})).await;
+    operator.grant().await;
+    for _ in 0..3 {
+        let state = operator.state().await;
+        assert_eq!((state.status, state.progress.as_deref()), (ReportStatus::Running, Some("1/2")));
+        assert_eq!(state.heartbeat, Some(Duration::from_millis(50)));
+    }
+}
+
+#[tokio::test]
+async fn past_its_limit_a_runtime_leaves_offers_unanswered_until_a_slot_is_free() {
+    let (mut operator, work, _runtime) = held(Options { concurrency: NonZeroUsize::new(1), ..options("a") }).await;
+    operator.offer("p", "t1", &json!({})).await;
+    operator.offer("q", "t2", &json!({})).await;
+    operator.grant().await;
+    assert!(timeout(Duration::from_millis(100), operator.acks.next()).await.is_err());
+    work.go.notify_one();
+    assert_eq!(operator.answer(true).await.phase.as_str(), "q");
+}
+
+#[tokio::test]
+async fn work_that_panics_is_a_failed_attempt_and_the_runtime_goes_on() {
+    let (mut operator, _, _runtime) = held(options("a")).await;
+    operator.offer("p", "t1", &json!({"x-panic": true})).await;
+    operator.grant().await;
+    let state = operator.state().await;
+    assert_eq!((state.status, state.message.as_deref()), (ReportStatus::Failed, Some("the runtime's work panicked")));
+    operator.offer("p", "t2", &json!({})).await;
+    operator.grant().await;
+}
+
+#[tokio::test]
+async fn a_drained_runtime_takes_nothing_new_and_reports_what_it_stopped() {
+    let (mut operator, _, runtime) = held(options("a")).await;
+    operator.offer("p", "t1", &json!({})).await;
+    operator.grant().await;
+    runtime.drain(Duration::ZERO).await;
+    while operator.state().await.status != ReportStatus::Failed {}
+    operator.offer("p", "t2", &json!({})).await;
+    assert!(timeout(Duration::from_millis(100), operator.acks.next()).await.is_err());
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_passed_over() {
+    let (mut operator, _, _runtime) = held(options("a")).await;
+    for body in [json!("text"), json!({}), json!({"phaseId": "p"}), json!({"phaseId": "p", "x-attempt": "t"})] {
+        operator.publish(Channel::Target, &body).await;
+        operator.publish(Channel::Control, &body).await;
+    }
+    operator.offer("p", "t", &json!({"selector": {"matchLabels": ["no", "map"]}})).await;
+    operator.offer("good", "t2", &json!({})).await;
+    assert_eq!(operator.answer(true).await.phase.as_str(), "good");
+}
+
+// The exec work
+
+async fn exec() -> (Operator, Runtime) {
+    let bus = Bus::memory();
+    let operator = Operator::on(&bus).await;
+    let work = Exec { grace: Duration::from_millis(300), ..Exec::on_nats(Commands::InLine) };
+    let runtime = start(bus, options("exec"), work).await.unwrap();
+    (operator, runtime)
+}
+
+fn sh(script: &str) -> Value {
+    json!({"x-exec": {"command": ["sh", "-c", script], "env": {"GREETING": "hello"}}})
+}
+
+/// The final report of one command.
+async fn ending(operator: &mut Operator, spec: &Value) -> StateMessage {
+    operator.offer("p", "t", spec).await;
+    operator.grant().await;
+    operator.state().await
+}
+
+#[tokio::test]
+async fn the_lines_of_a_child_are_log_messages_and_its_success_a_report() {
+    let (mut operator, _runtime) = exec().await;
+    let state = ending(&mut operator, &sh("echo $GREETING $PMP_PHASE_ID; printf last")).await;
+    assert_eq!(state.status, ReportStatus::Complete);
+    assert_eq!([operator.log_line().await, operator.log_line().await], ["hello p", "last"]);
+}
+
+#[tokio::test]
+async fn the_exit_status_or_the_signal_is_the_message_of_a_failure() {
+    let (mut operator, _runtime) = exec().await;
+    let state = ending(&mut operator, &sh("exit 3")).await;
+    assert_eq!((state.status, state.message.as_deref()), (ReportStatus::Failed, Some("exit status 3")));
+    operator.offer("p", "t2", &sh("kill -KILL $$")).await;
+    operator.grant().await;
+    assert_eq!(operator.state().await.message.as_deref(), Some("ended by signal 9"));
+}
+
+#[tokio::test]
+async fn a_command_that_does_not_exist_fails_with_its_name() {
+    let (mut operator, _runtime) = exec().await;
+    let state = ending(&mut operator, &json!({"x-exec": {"command": ["/no/such/program"]}})).await;
+    assert!(state.message.unwrap().contains("/no/such/program"));
+}
+
+#[tokio::test]
+async fn no_shell_is_implied_and_the_working_directory_is_obeyed() {
+    let (mut operator, _runtime) = exec().await;
+    let spec = json!({"x-exec": {"command": ["pwd"], "workingDir": "/"}});
+    assert_eq!(ending(&mut operator, &spec).await.status, ReportStatus::Complete);
+    assert_eq!(operator.log_line().await, "/");
+    operator.offer("p", "t2", &json!({"x-exec": {"command": ["echo", "$HOME;", "ls"]}})).await;
+    operator.grant().await;
+    assert_eq!(operator.log_line().await, "$HOME; ls");
+}
+
+#[tokio::test]
+async fn the_runtimes_own_environment_stays_its_own_on_nats() {
+    let (mut operator, _runtime) = exec().await;
+    // Cargo sets this for every test.
+    assert!(std::env::var_os("CARGO_PKG_NAME").is_some());
+    ending(&mut operator, &sh("echo \"<$CARGO_PKG_NAME>\"")).await;
+    assert_eq!(operator.log_line().await, "<>");
+}
+
+#[tokio::test]
+async fn a_cancel_stops_the_child_and_its_children_even_if_they_ignore_sigterm() {
+    let (mut operator, _runtime) = exec().await;
+    operator.offer("p", "t", &sh("trap '' TERM; (trap '' TERM; echo $$; sleep 600) & wait; sleep 600")).await;
+    operator.grant().await;
+    let group = operator.log_line().await;
+    operator.control(&json!({"command": "cancel", "x-phaseId": "p"})).await;
+    let state = operator.state().await;
+    assert_eq!((state.status, state.message.as_deref()), (ReportStatus::Failed, Some("cancelled")));
+    let group = rustix::process::Pid::from_raw(group.trim().parse().unwrap()).unwrap();
+    // Killed members are gone once init has collected them.
+    timeout(DEADLINE, async {
+        while rustix::process::test_kill_process_group(group).is_ok() && any_alive(group) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("nobody is left in the group");
+}
+
+/// Whether a member of the group is more than a corpse that nobody has collected.
+fn any_alive(group: rustix::process::Pid) -> bool {
+    let members = std::process::Command::new("ps").args(["-eo", "pgid=,stat="]).output().unwrap();
+    let wanted = group.as_raw_nonzero().to_string();
+    String::from_utf8_lossy(&members.stdout).lines().any(|line| {
+        let mut words = line.split_whitespace();
+        words.next() == Some(wanted.as_str()) && !words.next().unwrap_or("").starts_with('Z')
+    })
+}
+
+#[tokio::test]
+async fn a_child_that_leaves_something_behind_does_not_keep_its_phase_open() {
+    let (mut operator, _runtime) = exec().await;
+    let state = ending(&mut operator, &sh("sleep 600 & echo $!")).await;
+    assert_eq!(state.status, ReportStatus::Complete);
+    let pid = rustix::process::Pid::from_raw(operator.log_line().await.parse().unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
+#[tokio::test]
+async fn a_flood_of_output_is_cut_and_its_size_told() {
+    let (mut operator, _runtime) = exec().await;
+    let state = ending(&mut operator, &sh("i=0; while [ $i -lt 4000 ]; do echo $i; i=$((i+1)); done")).await;
+    assert_eq!(state.status, ReportStatus::Complete);
+    let mut lines = 0;
+    while let Ok(Some(message)) = timeout(Duration::from_millis(200), operator.logs.next()).await {
+        let line = LogMessage::parse(&message.body).unwrap().message;
+        if line.contains("lines dropped") {
+            return;
+        }
+        lines += 1;
+        assert!(lines <= 4_000);
+    }
+    panic!("{lines} lines came and none said that others were dropped");
+}
