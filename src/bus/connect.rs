@@ -227,9 +227,8 @@ mod tests {
 
     #[test]
     fn credentials_without_a_seed_say_what_is_missing() {
-        let error = match Auth::Credentials(Secret::Text("nothing".into())).answer(b"nonce") {
-            Ok(_) => panic!("nothing to sign with"),
-            Err(error) => error,
+        let Err(error) = Auth::Credentials(Secret::Text("nothing".into())).answer(b"nonce") else {
+            panic!("nothing to sign with")
         };
         assert!(error.contains("USER NKEY SEED"), "{error}");
     }

@@ -13,6 +13,7 @@ mod memory;
 mod message;
 mod nats;
 mod proof;
+mod replies;
 mod subject;
 
 use std::{

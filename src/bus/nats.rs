@@ -15,16 +15,16 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Client, Event, HeaderMap, HeaderName, HeaderValue, connection::State};
+use async_nats::{Client, Event, HeaderMap, HeaderName, HeaderValue, StatusCode, connection::State};
 use futures::StreamExt;
 use rand::RngExt;
 use tokio::{
-    sync::{Notify, watch},
+    sync::{Notify, OnceCell, watch},
     task::JoinHandle,
     time::Instant,
 };
 
-use super::{CALL_TIMEOUT, ConnectOptions, Error, Headers, Link, LinkState, Message};
+use super::{CALL_TIMEOUT, ConnectOptions, Error, Headers, Link, LinkState, Message, proof, replies::Replies};
 
 /// How often the keeper looks without being woken, and how often losses raise the epoch at most.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -48,6 +48,8 @@ pub(super) struct Connection {
     client: Client,
     notes: Arc<Notes>,
     inbox_prefix: Arc<str>,
+    /// Subscribed to by the first request.
+    replies: Arc<OnceCell<Replies>>,
     _keeper: Arc<Keeper>,
 }
 
@@ -81,7 +83,7 @@ impl Connection {
             .await
             .map_err(|error| Error::Option { what: "servers", detail: error.to_string() })?;
         let keeper = Keeper(tokio::spawn(keep(client.clone(), notes.clone())));
-        Ok(Self { client, notes, inbox_prefix, _keeper: Arc::new(keeper) })
+        Ok(Self { client, notes, inbox_prefix, replies: Arc::default(), _keeper: Arc::new(keeper) })
     }
 
     pub(super) async fn publish(&self, message: Message) -> Result<(), Error> {
@@ -126,34 +128,27 @@ impl Connection {
         }
     }
 
-    pub(super) async fn request(&self, message: Message, timeout: Duration) -> Result<Message, Error> {
+    pub(super) async fn request(&self, mut message: Message, timeout: Duration) -> Result<Message, Error> {
         let subject = message.subject.clone();
+        let deadline = Instant::now() + timeout;
         self.check_up_and_size(&message)?;
-        let mut denied = self.notes.denied.subscribe();
-        let mut request = async_nats::Request::new().payload(message.body).timeout(Some(timeout));
-        if let Some(headers) = headers_out(&message.headers) {
-            request = request.headers(headers);
-        }
-        // The inbox is subscribed to by the client; that it is denied is seen nowhere but in the server's own words.
-        let inbox = format!("{}.", self.inbox_prefix);
-        let refused = denied.wait_for(|denied| denied.iter().any(|it| *it == subject || it.starts_with(&inbox)));
-        let send = tokio::time::timeout(timeout, self.client.send_request(subject.clone(), request));
+        let open = self.replies.get_or_try_init(|| Replies::open(&self.client, &self.inbox_prefix));
+        let replies = tokio::time::timeout_at(deadline, open)
+            .await
+            .map_err(|_| Error::Timeout { subject: subject.clone() })??;
+        let mut expected = replies.expect();
+        message.reply = Some(expected.inbox.clone());
+        let watched = [subject.clone(), replies.pattern()];
+        self.publish(message).await?;
         let reply = tokio::select! {
             biased;
-            reply = send => reply,
-            Ok(denied) = refused => {
-                let named = if denied.contains(&subject) { subject.clone() } else { format!("{inbox}>") };
-                return Err(Error::Denied { subject: named });
-            }
+            reply = tokio::time::timeout_at(deadline, expected.reply()) => reply,
+            subject = proof::denial(Some(self.denied()), &watched) => return Err(Error::Denied { subject }),
         };
         match reply {
-            Ok(Ok(message)) => Ok(message_in(message)),
-            Ok(Err(error)) => Err(match error.kind() {
-                async_nats::RequestErrorKind::NoResponders => Error::NoResponders { subject },
-                async_nats::RequestErrorKind::TimedOut => Error::Timeout { subject },
-                async_nats::RequestErrorKind::InvalidSubject => Error::Subject { subject },
-                _ => Error::Closed,
-            }),
+            Ok(Some(reply)) if reply.status == Some(StatusCode::NO_RESPONDERS) => Err(Error::NoResponders { subject }),
+            Ok(Some(reply)) => Ok(message_in(reply)),
+            Ok(None) => Err(Error::Closed),
             Err(_) => Err(Error::Timeout { subject }),
         }
     }

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use jiff::Timestamp;
 
 use super::{
-    Edit, Keep, PhaseReason, PhaseRecord, PhaseState,
+    Edit, Keep, PhaseRecord, PhaseState,
     session::{Row, Session, fresh, is_satisfied},
 };
 use crate::manifest::PhaseId;
@@ -17,7 +17,7 @@ enum Fate {
     Stays,
     /// It runs; it ends unjudged and then runs again as it is now.
     EndsUnjudged,
-    /// Its last run is over, or was never spoken of to anyone.
+    /// Its next run is the one that counts.
     RunsAnew,
 }
 
@@ -80,15 +80,9 @@ fn fate(record: &PhaseRecord, is_unchanged: bool) -> Fate {
     }
 }
 
-/// The next run; the same one where no runtime and no status ever heard of it.
+/// The next run, also where no offer is known of: a crash may have forgotten one, and the same token must never name
+/// two different phases.
 fn reopened(record: PhaseRecord, now: Timestamp) -> PhaseRecord {
-    let is_untouched = record.attempt == 0 && record.offers == 0 && !record.state.is_terminal();
-    let run = if is_untouched { record.run } else { record.run + 1 };
-    PhaseRecord {
-        released: record.released,
-        used: record.used,
-        state: PhaseState::Idle,
-        reason: None::<PhaseReason>,
-        ..fresh(&record.id, run, now)
-    }
+    let run = record.run + 1;
+    PhaseRecord { released: record.released, used: record.used, ..fresh(&record.id, run, now) }
 }

@@ -42,12 +42,13 @@ impl Session {
             return self.back_off(ix, reason, message, advice, now);
         }
         match spec.on_exhausted {
-            OnExhausted::Hold => {
+            // Nobody is asked to decide about a session that is being shut down.
+            OnExhausted::Hold if self.settings.shutdown.is_none() => {
                 self.change(ix, PhaseState::Held, Some(PhaseReason::AttemptsExhausted), message, now);
                 self.end_offers(ix);
                 self.push_handler(ix, HandlerKind::Held);
             }
-            OnExhausted::Fail => self.fail_phase(ix, reason, message, now),
+            OnExhausted::Hold | OnExhausted::Fail => self.fail_phase(ix, reason, message, now),
         }
     }
 
@@ -179,6 +180,7 @@ impl Session {
     fn rerun(&mut self, ix: PhaseIx, now: Timestamp) {
         self.reopen(ix, now);
         self.relink(now);
+        self.obey_settings(now);
     }
 
     /// Puts one phase where its surroundings say it belongs. Called in topological order, or for one that just entered
@@ -198,15 +200,21 @@ impl Session {
         let row = self.row(ix);
         match state {
             PhaseState::Idle if causes.is_empty() => self.wait(ix, now),
-            PhaseState::UpstreamFailed if row.record.blocked_by == causes => {}
             PhaseState::UpstreamFailed if causes.is_empty() => self.unblock(ix, untried, now),
-            PhaseState::Idle | PhaseState::Waiting | PhaseState::UpstreamFailed if !causes.is_empty() => {
+            PhaseState::UpstreamFailed => {
+                // What is written stays while it is true, so that a restart finds nothing to correct.
+                if !row.record.blocked_by.iter().all(|id| self.is_cause(id)) {
+                    self.row_mut(ix).record.blocked_by = causes;
+                    self.touch();
+                }
+            }
+            PhaseState::Idle | PhaseState::Waiting if !causes.is_empty() => {
                 self.withdraw(ix);
                 self.row_mut(ix).record.blocked_by = causes;
                 self.change(ix, PhaseState::UpstreamFailed, Some(PhaseReason::DependencyFailed), "", now);
             }
             PhaseState::Cancelled if self.is_stopped(ix) && self.counts.failed == 0 => self.unblock(ix, untried, now),
-            PhaseState::Waiting if row.unmet > 0 && row.record.due.is_none() => self.wait_clock(ix, now),
+            PhaseState::Waiting if row.unmet > 0 && untried && row.record.due.is_none() => self.wait_clock(ix, now),
             // Never offered, nothing unmet: a clock that is left is that of a wait which is over.
             PhaseState::Waiting if row.unmet == 0 && row.record.offers == 0 => self.set_due(ix, None),
             _ => {}
@@ -239,9 +247,17 @@ impl Session {
         self.set_due(ix, timeout.map(|timeout| after(now, timeout)));
     }
 
+    fn is_cause(&self, id: &PhaseId) -> bool {
+        self.plan.index_of(id.as_str()).is_some_and(|ix| {
+            let record = self.phase(ix);
+            record.state.is_terminal() && !is_satisfied(record)
+        })
+    }
+
     /// Root causes that keep the phase from ever starting, in document order, at most [`BLOCKED_BY_MAX`].
     fn causes(&self, ix: PhaseIx) -> Vec<PhaseId> {
         let mut causes: Vec<PhaseIx> = Vec::new();
+        let mut stopped: Vec<PhaseIx> = Vec::new();
         for &on in self.plan.waits(ix) {
             let record = &self.row(on).record;
             match record.state {
@@ -249,10 +265,17 @@ impl Session {
                 PhaseState::UpstreamFailed => {
                     causes.extend(record.blocked_by.iter().filter_map(|id| self.plan.index_of(id.as_str())));
                 }
-                // What a stop cancelled is no cause: what made it stop is, and when that goes, both go on.
-                PhaseState::Cancelled if self.is_stopped(on) && self.counts.failed == 0 => {}
+                // What a stop cancelled goes on when the stop is lifted; it is named where nothing better can be.
+                PhaseState::Cancelled if self.is_stopped(on) => {
+                    if self.counts.failed > 0 {
+                        stopped.push(on);
+                    }
+                }
                 _ => causes.push(on),
             }
+        }
+        if causes.is_empty() {
+            causes = stopped;
         }
         causes.sort_unstable();
         causes.dedup();

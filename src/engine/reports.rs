@@ -40,6 +40,10 @@ impl Session {
             self.refuse(ack.ask);
             return self.note(NoteKind::StaleToken, &ack.phase);
         }
+        if !self.row(ix).wanted {
+            self.refuse(ack.ask);
+            return self.note(NoteKind::NotWanted, &ack.phase);
+        }
         self.remember(ix, about, now);
         match ack.answer {
             Answer::Declined => self.declined(ix, ack, now),
@@ -63,10 +67,12 @@ impl Session {
             self.answer(ack.ask, Grant::Granted);
             return;
         }
-        if state.is_bound() && same_runtime(self.phase(ix).runtime.as_deref(), ack.runtime.as_deref()) {
-            // It may not have heard our answer: the grant is its own already.
-            let is_known = ack.runtime.is_some() && state != PhaseState::Cancelling;
-            self.answer(ack.ask, if is_known { Grant::Granted } else { Grant::Refused });
+        let holder = self.phase(ix).runtime.as_deref();
+        if state.is_bound() && same_runtime(holder, ack.runtime.as_deref()) {
+            // It may not have heard our answer: the grant is its own already. A holder without a name is somebody else
+            // than whoever asks.
+            let is_its_own = holder.is_some() && ack.runtime.is_some() && state != PhaseState::Cancelling;
+            self.answer(ack.ask, if is_its_own { Grant::Granted } else { Grant::Refused });
             return self.note(NoteKind::NoEffect, &ack.phase);
         }
         self.refuse(ack.ask);

@@ -425,7 +425,8 @@ impl Session {
         if row.wanted {
             *self.counts.of(&row.record) += 1;
             self.open += u32::from(!state.is_terminal());
-            if matches!(state, PhaseState::Waiting | PhaseState::Offered) && row.record.started_at.is_none() {
+            let is_early = matches!(state, PhaseState::Waiting | PhaseState::Offered | PhaseState::BackingOff);
+            if is_early && row.record.started_at.is_none() {
                 self.unstarted.insert(ix);
             }
         }

@@ -106,7 +106,8 @@ pub(super) fn own_extensions(spec: &PhaseSpec) -> Vec<(&'static str, Value)> {
     });
     put(&mut backoff, "jitter", jitter.map_or(Value::Null, Value::from));
     let priority = if spec.priority == 0 { Value::Null } else { spec.priority.into() };
-    let others = spec.wait_for_others.iter().map(|wait| json!({"manifest": wait.manifest, "phase": wait.phase.as_str()}));
+    let others =
+        spec.wait_for_others.iter().map(|wait| json!({"manifest": wait.manifest, "phase": wait.phase.as_str()}));
     let exhausted = match spec.on_exhausted {
         OnExhausted::Fail => Value::Null,
         OnExhausted::Hold => "Hold".into(),

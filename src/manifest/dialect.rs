@@ -4,6 +4,8 @@
 //! `null` for absent. Not forgiven: a field that is not known, a field in two spellings, a value that means nothing.
 //! A phase with mistakes is still returned with defaults in their place, so that those who wait for it are not blamed.
 
+use std::collections::{BTreeMap, HashSet};
+
 use serde_json::Value;
 
 use super::{
@@ -30,7 +32,7 @@ pub(super) enum Item<'t> {
     Nothing,
 }
 
-type Extensions = std::collections::BTreeMap<String, Value>;
+type Extensions = BTreeMap<String, Value>;
 
 /// The entry of `entries` that spells this field.
 pub(super) fn field<'t>(entries: &'t [Entry<'t>], name: &str) -> Option<&'t Entry<'t>> {
@@ -209,14 +211,14 @@ fn selector(
     node: &Node<'_>,
     path: &Path<'_>,
     kept: &mut Extensions,
-) -> std::collections::BTreeMap<String, String> {
-    let Some(entries) = findings.object(node, path, "`selector`") else { return Default::default() };
+) -> BTreeMap<String, String> {
+    let Some(entries) = findings.object(node, path, "`selector`") else { return BTreeMap::new() };
     let fields = findings.fields(entries, path, &["matchLabels"]);
     for entry in fields.extensions {
         extension(findings, kept, "selector/", entry, path);
     }
     let [labels] = fields.known;
-    labels.map_or_else(Default::default, |entry| findings.labels(&entry.value, &path.key(&entry.key), "`matchLabels`"))
+    labels.map_or_else(BTreeMap::new, |entry| findings.labels(&entry.value, &path.key(&entry.key), "`matchLabels`"))
 }
 
 /// `{phases, timeout}`, a list of ids, or one id; `dependsOn` inside the object is `phases`.
@@ -243,7 +245,7 @@ fn wait_for(findings: &mut Findings, node: &Node<'_>, path: &Path<'_>, kept: &mu
 /// Ids in the order written; repeats collapse.
 fn waits(findings: &mut Findings, node: &Node<'_>, path: &Path<'_>, what: &str) -> Vec<PhaseId> {
     let texts = findings.texts(node, path, what);
-    let mut seen = std::collections::HashSet::with_capacity(texts.len());
+    let mut seen = HashSet::with_capacity(texts.len());
     let mut ids = Vec::with_capacity(texts.len());
     for (text, node, index) in texts {
         let read = match index {
@@ -330,11 +332,8 @@ fn notification<Action>(findings: &mut Findings, node: &Node<'_>, path: &Path<'_
     }
     let [email, slack] = fields.known;
     if let Some(entry) = email {
-        let form = Recipients {
-            what: "`email`",
-            fault: email_fault,
-            hint: "an address is `name@domain`, at most 320 bytes",
-        };
+        let form =
+            Recipients { what: "`email`", fault: email_fault, hint: "an address is `name@domain`, at most 320 bytes" };
         handler.email = recipients(findings, &entry.value, &path.key(&entry.key), &form);
     }
     if let Some(entry) = slack {

@@ -48,7 +48,8 @@ impl Diff {
 
 /// Compares two plans; linear in both.
 pub fn diff(old: &Plan, new: &Plan) -> Diff {
-    let mut diff = Diff { edges_added: edges_only_in(new, old), edges_removed: edges_only_in(old, new), ..Diff::default() };
+    let mut diff =
+        Diff { edges_added: edges_only_in(new, old), edges_removed: edges_only_in(old, new), ..Diff::default() };
     for ix in new.indices() {
         let phase = new.phase(ix);
         let Some(before) = old.index_of(phase.id.as_str()) else {

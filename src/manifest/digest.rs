@@ -98,7 +98,7 @@ pub(super) fn of_phases(phases: &[Phase], waits: &[Vec<PhaseIx>], order: &[Phase
         write_sorted(&own_part(phase), &mut text);
         let mut hash = Sha256::new();
         hash.update(&text);
-        // The text above ends where its JSON ends, and ids are quoted by their digests: nothing can run together.
+        // A digest has a fixed length and says whose it is: nothing can run together.
         for (_, digest) in on {
             hash.update(digest.0);
         }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 /// The longest duration: a leap year.
-pub const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+pub const DURATION_MAX: Duration = Duration::from_hours(366 * 24);
 
 /// Longest text worth reading; the longest canonical one has 17 bytes.
 const TEXT_BYTES_MAX: usize = 64;
@@ -79,7 +79,11 @@ pub fn format_duration(duration: Duration) -> String {
         return "0s".to_owned();
     }
     let parts = [(ms / 3_600_000, "h"), (ms / 60_000 % 60, "m"), (ms / 1_000 % 60, "s"), (ms % 1_000, "ms")];
-    parts.into_iter().filter(|(count, _)| *count > 0).map(|(count, unit)| format!("{count}{unit}")).collect()
+    parts.into_iter().filter(|(count, _)| *count > 0).fold(String::new(), |mut text, (count, unit)| {
+        text.push_str(&count.to_string());
+        text.push_str(unit);
+        text
+    })
 }
 
 fn leading(text: &str, wanted: impl Fn(u8) -> bool) -> &str {
@@ -103,7 +107,7 @@ fn part_ms(whole: &str, fraction: &str, unit_ms: u64) -> Result<u64, DurationErr
         }
         let digits = u32::try_from(fraction.len()).expect("at most seven");
         let numerator = fraction.parse::<u64>().expect("at most seven digits") * unit_ms;
-        if numerator % 10_u64.pow(digits) != 0 {
+        if !numerator.is_multiple_of(10_u64.pow(digits)) {
             return Err(DurationError::TooFine);
         }
         ms = ms.checked_add(numerator / 10_u64.pow(digits)).ok_or(DurationError::TooLong)?;

@@ -108,7 +108,8 @@ impl Findings {
         if self.unlisted > 0 {
             let message = format!("{} more problems are not listed", self.unlisted);
             let pointer = String::new();
-            self.listed.push((u32::MAX, Problem { reason: Reason::TooLarge, pointer, message, hint: None, place: None }));
+            self.listed
+                .push((u32::MAX, Problem { reason: Reason::TooLarge, pointer, message, hint: None, place: None }));
         }
         self.listed
     }
@@ -193,7 +194,12 @@ impl Findings {
     }
 
     /// One text or a list of texts, each with its node and its index in the list.
-    pub fn texts<'t>(&mut self, node: &'t Node<'t>, path: &Path<'_>, what: &str) -> Vec<(&'t str, &'t Node<'t>, Option<usize>)> {
+    pub fn texts<'t>(
+        &mut self,
+        node: &'t Node<'t>,
+        path: &Path<'_>,
+        what: &str,
+    ) -> Vec<(&'t str, &'t Node<'t>, Option<usize>)> {
         match &node.tree {
             Tree::Text(text) => vec![(text, node, None)],
             _ if node.is_absent() => Vec::new(),
@@ -271,7 +277,9 @@ impl Findings {
         let error = match parse_duration(&text) {
             Ok(duration) => return Some(duration),
             // A number in exponent notation is beyond any duration, or finer than any.
-            Err(_) if matches!(&node.tree, Tree::Number(n) if n.as_f64().is_some_and(|n| n > 1e9)) => DurationError::TooLong,
+            Err(_) if matches!(&node.tree, Tree::Number(n) if n.as_f64().is_some_and(|n| n > 1e9)) => {
+                DurationError::TooLong
+            }
             Err(error) => error,
         };
         let message = format!("{what} {} {error}", quoted(&text));
@@ -291,7 +299,13 @@ impl Findings {
     }
 
     /// One of a few words, in any casing.
-    pub fn choice<T: Copy>(&mut self, node: &Node<'_>, path: &Path<'_>, what: &str, choices: &[(&str, T)]) -> Option<T> {
+    pub fn choice<T: Copy>(
+        &mut self,
+        node: &Node<'_>,
+        path: &Path<'_>,
+        what: &str,
+        choices: &[(&str, T)],
+    ) -> Option<T> {
         if node.is_absent() {
             return None;
         }

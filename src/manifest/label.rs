@@ -5,7 +5,9 @@
 pub(super) fn key_fault(key: &str) -> Option<&'static str> {
     let name = match key.split_once('/') {
         Some((prefix, _)) if !is_dns_subdomain(prefix) => {
-            return Some("the part before `/` is no DNS name (lower-case letters, digits, `-` and `.`, at most 253 bytes)");
+            return Some(
+                "the part before `/` is no DNS name (lower-case letters, digits, `-` and `.`, at most 253 bytes)",
+            );
         }
         Some((_, name)) => name,
         None => key,

@@ -9,6 +9,10 @@ pub const NODES_MAX: u32 = 8_000_000;
 /// Objects and lists inside each other. Our own fields need 7 levels, whatever stands under `x-` may use the rest.
 pub const DEPTH_MAX: u8 = 64;
 
+/// The same of a YAML text. Its library uses up to 30 KB of stack a level in a debug build, 40 KB where places are looked
+/// up, and a worker thread has 2 MB.
+pub const YAML_DEPTH_MAX: u8 = 32;
+
 /// Phases of a manifest: forty times what fits into etcd, ten times what anybody was seen to write.
 pub const PHASES_MAX: usize = 200_000;
 

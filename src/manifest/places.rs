@@ -39,17 +39,27 @@ pub(super) fn at_offset(text: &str, offset: usize) -> Place {
 
 /// The place of a line and a column, both from 1, the column in bytes (as serde_json counts).
 pub(super) fn at_line(text: &str, line: usize, column: usize) -> Place {
-    let start = match line {
+    let offset = text.floor_char_boundary((line_start(text, line) + column.saturating_sub(1)).min(text.len()));
+    at_offset(text, offset)
+}
+
+fn line_start(text: &str, line: usize) -> usize {
+    match line {
         0 | 1 => text.len() - text.trim_start_matches('\u{feff}').len(),
         _ => text.match_indices('\n').nth(line - 2).map_or(text.len(), |(newline, _)| newline + 1),
-    };
-    let offset = text.floor_char_boundary((start + column.saturating_sub(1)).min(text.len()));
-    at_offset(text, offset)
+    }
 }
 
 /// The place that the YAML library gave, if it knows one.
 pub(super) fn of_location(text: &str, location: Location) -> Option<Place> {
-    span_of(text, location).map(|span| Cursor::new(text).place(span))
+    if let Some(span) = span_of(text, location) {
+        return Some(Cursor::new(text).place(span));
+    }
+    // Some errors of its scanner know a line and a column, in characters, but no bytes.
+    let (line, column) = (usize::try_from(location.line()).ok()?, usize::try_from(location.column()).ok()?);
+    let start = line_start(text, line);
+    let offset = text[start..].char_indices().nth(column.checked_sub(1)?).map_or(text.len(), |(at, _)| start + at);
+    Some(at_offset(text, offset))
 }
 
 fn span_of(text: &str, location: Location) -> Option<Range<usize>> {

@@ -11,7 +11,7 @@ use serde_json::{Number, Value};
 
 use super::{
     Problem, Reason,
-    limits::{DEPTH_MAX, NODES_MAX, TEXT_BYTES_MAX},
+    limits::{DEPTH_MAX, NODES_MAX, TEXT_BYTES_MAX, YAML_DEPTH_MAX},
     places::{self, Language},
 };
 
@@ -77,7 +77,7 @@ pub enum Format {
 }
 
 /// Reads a text into a tree.
-pub(super) fn read(text: &[u8], format: Format) -> Result<(Node<'_>, Language), Box<Problem>> {
+pub(super) fn read(text: &[u8], format: Format) -> Result<(Node<'_>, Language), Problem> {
     if text.len() > TEXT_BYTES_MAX {
         let message = format!("the text has {} bytes, more than {TEXT_BYTES_MAX}", text.len());
         return Err(fault(Reason::TooLarge, message, None));
@@ -113,62 +113,69 @@ fn reached(problem: &Problem) -> usize {
     problem.place.as_ref().map_or(0, |place| place.span.start)
 }
 
-fn fault(reason: Reason, message: String, place: Option<super::Place>) -> Box<Problem> {
-    Box::new(Problem { reason, pointer: String::new(), message, hint: None, place })
+fn fault(reason: Reason, message: String, place: Option<super::Place>) -> Problem {
+    Problem { reason, pointer: String::new(), message, hint: None, place }
 }
 
 /// Strict JSON (RFC 8259), except that a leading byte order mark is skipped, as the RFC allows.
-fn json(text: &str) -> Result<Node<'_>, Box<Problem>> {
+fn json(text: &str) -> Result<Node<'_>, Problem> {
     let body = text.strip_prefix('\u{feff}').unwrap_or(text);
     let tally = Tally::default();
     let mut reader = serde_json::Deserializer::from_str(body);
-    let read = tally.root().deserialize(&mut reader).and_then(|node| reader.end().map(|()| node));
+    let read = tally.root(DEPTH_MAX).deserialize(&mut reader).and_then(|node| reader.end().map(|()| node));
     read.map_err(|error| {
         let place = places::at_line(text, error.line(), error.column());
-        match tally.breach.get() {
-            Some(breach) => fault(Reason::TooLarge, breach.to_string(), Some(place)),
-            None => {
-                let told = error.to_string();
-                let message = told.rsplit_once(" at line ").map_or(told.as_str(), |(message, _)| message);
-                fault(Reason::Syntax, format!("this is not JSON: {message}"), Some(place))
-            }
+        if let Some(breach) = tally.breach.get() {
+            return fault(Reason::TooLarge, breach.to_string(), Some(place));
         }
+        let told = error.to_string();
+        let message = told.rsplit_once(" at line ").map_or(told.as_str(), |(message, _)| message);
+        fault(Reason::Syntax, format!("this is not JSON: {message}"), Some(place))
     })
 }
 
-fn yaml(text: &str) -> Result<Node<'_>, Box<Problem>> {
+fn yaml(text: &str) -> Result<Node<'_>, Problem> {
     let tally = Tally::default();
     let read = serde_saphyr::with_deserializer_from_str_with_options(text, yaml_options(), |reader| {
-        tally.root().deserialize(reader)
+        tally.root(YAML_DEPTH_MAX).deserialize(reader)
     });
     read.map_err(|error| {
         let place = error.location().and_then(|location| places::of_location(text, location));
         if let Some(breach) = tally.breach.get() {
             return fault(Reason::TooLarge, breach.to_string(), place);
         }
-        match &error {
-            serde_saphyr::Error::Budget { .. }
-            | serde_saphyr::Error::AliasReplayLimitExceeded { .. }
-            | serde_saphyr::Error::AliasExpansionLimitExceeded { .. }
-            | serde_saphyr::Error::AliasReplayStackDepthExceeded { .. } => {
-                let message = "the text nests too deeply, or unfolds to too much".to_owned();
-                fault(Reason::TooLarge, message, place)
-            }
-            serde_saphyr::Error::MultipleDocuments { .. } => {
-                let mut problem = fault(Reason::Syntax, "there is more than one YAML document".to_owned(), place);
-                problem.hint = Some("put all phases into one list, without `---` between them".to_owned());
-                problem
-            }
-            _ => fault(Reason::Syntax, format!("this is not YAML: {}", plain_message(&error)), place),
+        if is_breach(&error) {
+            let message = "the text is nested too deeply, or unfolds to too much".to_owned();
+            return fault(Reason::TooLarge, message, place);
         }
+        let mut problem = fault(Reason::Syntax, format!("this is not YAML: {}", plain_message(&error)), place);
+        if matches!(error, serde_saphyr::Error::MultipleDocuments { .. }) {
+            "there is more than one YAML document".clone_into(&mut problem.message);
+            problem.hint = Some("put all phases into one list, without `---` between them".to_owned());
+        }
+        problem
     })
+}
+
+/// Whether a budget or an alias limit stopped the library, also inside what an alias stands for.
+fn is_breach(error: &serde_saphyr::Error) -> bool {
+    use serde_saphyr::Error;
+    match error {
+        Error::AliasError { error, .. } => is_breach(error),
+        Error::Budget { .. }
+        | Error::AliasReplayLimitExceeded { .. }
+        | Error::AliasExpansionLimitExceeded { .. }
+        | Error::AliasReplayStackDepthExceeded { .. } => true,
+        // The scanner's own limit on brackets, which it tells in no other way.
+        _ => error.to_string().starts_with("recursion limit exceeded"),
+    }
 }
 
 /// The library's message without the place, which we give ourselves, and on one line.
 fn plain_message(error: &serde_saphyr::Error) -> String {
     let told = error.to_string();
     let first = told.lines().next().unwrap_or_default().trim();
-    let message = first.rsplit_once(" at line ").map_or(first, |(message, _)| message);
+    let message = first.split_once(" at line ").map_or(first, |(message, _)| message);
     message.trim_start_matches("error: ").to_owned()
 }
 
@@ -178,15 +185,15 @@ pub(super) fn yaml_options() -> serde_saphyr::Options {
     let nodes = NODES_MAX as usize;
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
-            max_depth: usize::from(DEPTH_MAX),
-            flow_nesting_limit: usize::from(DEPTH_MAX),
+            max_depth: usize::from(YAML_DEPTH_MAX),
+            // One more than is allowed, so that our own count says why.
+            flow_nesting_limit: usize::from(YAML_DEPTH_MAX) + 1,
             max_nodes: nodes,
             max_events: 2 * nodes,
             max_aliases: nodes,
             max_anchors: nodes,
             max_total_scalar_bytes: TEXT_BYTES_MAX,
             max_total_comment_bytes: TEXT_BYTES_MAX,
-            max_documents: 1,
             max_merge_keys: nodes,
             enforce_alias_anchor_ratio: false
         },
@@ -208,7 +215,9 @@ enum Breach {
 impl fmt::Display for Breach {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Depth => write!(f, "objects and lists are nested more than {DEPTH_MAX} deep"),
+            Self::Depth => {
+                write!(f, "objects and lists are nested more than {DEPTH_MAX} deep ({YAML_DEPTH_MAX} in YAML)")
+            }
             Self::Nodes => write!(f, "there are more than {NODES_MAX} values and keys"),
         }
     }
@@ -222,8 +231,8 @@ struct Tally {
 }
 
 impl Tally {
-    fn root(&self) -> Reading<'_> {
-        Reading { tally: self, depth: 0 }
+    fn root(&self, depth_max: u8) -> Reading<'_> {
+        Reading { tally: self, depth_left: depth_max }
     }
 
     fn next<E: de::Error>(&self) -> Result<u32, E> {
@@ -241,19 +250,19 @@ impl Tally {
     }
 }
 
-/// Reads one value at a depth.
+/// Reads one value, with so many levels left below it.
 #[derive(Clone, Copy)]
 struct Reading<'c> {
     tally: &'c Tally,
-    depth: u8,
+    depth_left: u8,
 }
 
 impl Reading<'_> {
     fn inside<E: de::Error>(self) -> Result<Self, E> {
-        if self.depth >= DEPTH_MAX {
-            return Err(self.tally.stop(Breach::Depth));
+        match self.depth_left.checked_sub(1) {
+            Some(depth_left) => Ok(Self { depth_left, ..self }),
+            None => Err(self.tally.stop(Breach::Depth)),
         }
-        Ok(Self { depth: self.depth + 1, ..self })
     }
 }
 
@@ -368,7 +377,7 @@ pub(super) fn from_values(values: &[Value]) -> Result<Node<'_>, (usize, String)>
     let tally = Tally::default();
     let mut items = Vec::with_capacity(values.len());
     for (index, value) in values.iter().enumerate() {
-        let reading = Reading { tally: &tally, depth: 1 };
+        let reading = Reading { tally: &tally, depth_left: DEPTH_MAX - 1 };
         items.push(reading.deserialize(value).map_err(|error| (index, error.to_string()))?);
     }
     // The list itself comes before its items; only the order of ordinals matters, and nothing else has this one.
@@ -377,10 +386,12 @@ pub(super) fn from_values(values: &[Value]) -> Result<Node<'_>, (usize, String)>
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use super::*;
 
     fn problem(text: &str, format: Format) -> Problem {
-        *read(text.as_bytes(), format).expect_err("this text is wrong")
+        read(text.as_bytes(), format).expect_err("this text is wrong")
     }
 
     #[test]
@@ -412,13 +423,15 @@ mod tests {
 
     #[test]
     fn bytes_that_are_not_utf8_are_placed() {
-        let problem = *read(b"- a\n- \xff\n", Format::Auto).expect_err("not UTF-8");
+        let problem = read(b"- a\n- \xff\n", Format::Auto).expect_err("not UTF-8");
         assert_eq!((problem.reason, problem.place.map(|p| (p.line, p.column))), (Reason::Syntax, Some((2, 3))));
     }
 
     #[test]
     fn a_hundred_thousand_brackets_do_not_exhaust_the_stack() {
-        for (open, format) in [("[", Format::Json), ("{\"a\":", Format::Json), ("[", Format::Yaml), ("{a: ", Format::Yaml)] {
+        for (open, format) in
+            [("[", Format::Json), ("{\"a\":", Format::Json), ("[", Format::Yaml), ("{a: ", Format::Yaml)]
+        {
             let text = open.repeat(100_000);
             assert_eq!(problem(&text, format).reason, Reason::TooLarge, "{open} {format:?}");
             assert_eq!(problem(&text, Format::Auto).reason, Reason::TooLarge, "{open} auto");
@@ -430,7 +443,8 @@ mod tests {
     fn aliases_cannot_unfold_without_bound() {
         let mut text = "a: &a [x, x, x, x, x, x, x, x, x]\n".to_owned();
         for (last, next) in ('a'..'j').zip('b'..='j') {
-            text += &format!("{next}: &{next} [*{last}, *{last}, *{last}, *{last}, *{last}, *{last}, *{last}, *{last}]\n");
+            let again = format!("*{last}, ").repeat(8);
+            writeln!(text, "{next}: &{next} [{again}]").unwrap();
         }
         assert_eq!(problem(&text, Format::Yaml).reason, Reason::TooLarge);
     }
@@ -439,6 +453,12 @@ mod tests {
     fn one_long_text_cannot_be_repeated_without_bound() {
         let text = format!("- &a \"{}\"\n{}", "\\x41".repeat(1 << 20), "- *a\n".repeat(1_000));
         assert_eq!(problem(&text, Format::Yaml).reason, Reason::TooLarge);
+    }
+
+    #[test]
+    fn comments_are_skipped_however_many_there_are() {
+        let text = format!("{0}- a:\n{0}    - b\n{0}", "  # a comment\n".repeat(1_000));
+        assert_eq!(read(text.as_bytes(), Format::Auto).unwrap().0.kind(), "a list");
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! Source tree, then dialect, then graph; problems of all three are answered together, in document order, with places
 //! if there was a text.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 
 use super::{
@@ -62,7 +64,7 @@ pub struct Ignored {
 ///
 /// Linear in the text, bounded by [`super::limits`], and never panics, whatever the bytes.
 pub fn parse(text: &[u8], format: Format, others: OtherKinds) -> Result<Document, Vec<Problem>> {
-    let (root, language) = source::read(text, format).map_err(|problem| vec![*problem])?;
+    let (root, language) = source::read(text, format).map_err(|problem| vec![problem])?;
     let mut findings = Findings::default();
     let document = document(&mut findings, &root, others);
     let listed = findings.into_listed();
@@ -344,7 +346,7 @@ impl<'g> Graph<'g> {
             Tree::List(items) => items.iter().enumerate().filter_map(|(i, item)| wait_in_list(i, item)).collect(),
             _ => Vec::new(),
         };
-        let mut seen = std::collections::HashSet::with_capacity(written.len());
+        let mut seen = HashSet::with_capacity(written.len());
         let legal = written.into_iter().filter(|(text, ..)| PhaseId::new(text).is_ok() && seen.insert(*text));
         legal.map(|(text, at, index)| Wait { text, at, keys, index }).collect()
     }

@@ -21,9 +21,6 @@ pub const TEXT_BYTES_MAX: usize = 4096;
 /// Longest explanation of a malformed message, in characters: the peer's own words are in it.
 const DETAIL_CHARS_MAX: usize = 200;
 
-/// Longest duration on the wire (design, section 3).
-const DURATION_MAX: Duration = Duration::from_hours(366 * 24);
-
 /// Why a body is not the message it should be. The sender is at fault; the message is counted and dropped.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
@@ -172,7 +169,8 @@ pub(super) fn lenient_time<'de, D: Deserializer<'de>>(from: D) -> Result<Option<
 }
 
 pub(super) mod duration_option {
-    use super::{Deserialize, Deserializer, Duration, Serializer, format_duration, parse_duration};
+    use super::{Deserialize, Deserializer, Duration, Serializer};
+    use crate::manifest::{DURATION_MAX, format_duration, parse_duration};
 
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -193,30 +191,11 @@ pub(super) mod duration_option {
         let duration = match Option::<Spelling>::deserialize(from)? {
             None => return Ok(None),
             Some(Spelling::Seconds(seconds)) => Duration::try_from_secs_f64(seconds).ok(),
-            Some(Spelling::Text(text)) => parse_duration(&text),
+            Some(Spelling::Text(text)) => parse_duration(&text).ok(),
         };
         match duration {
-            Some(duration) if duration <= super::DURATION_MAX => Ok(Some(duration)),
+            Some(duration) if duration <= DURATION_MAX => Ok(Some(duration)),
             _ => Err(serde::de::Error::custom("a duration such as 300ms, 30s, 5m, 1h, or a number of seconds")),
         }
     }
-}
-
-// TODO(manifest): `crate::manifest::{parse_duration, format_duration}` replace these two once they are merged.
-fn parse_duration(text: &str) -> Option<Duration> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let amount: u64 = text[..digits].parse().ok()?;
-    let unit_millis: u64 = match &text[digits..] {
-        "ms" => 1,
-        "" | "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return None,
-    };
-    amount.checked_mul(unit_millis).map(Duration::from_millis)
-}
-
-fn format_duration(duration: Duration) -> String {
-    let millis = duration.as_millis();
-    if millis.is_multiple_of(1000) { format!("{}s", millis / 1000) } else { format!("{millis}ms") }
 }

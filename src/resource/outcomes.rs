@@ -6,8 +6,8 @@
 use jiff::Timestamp;
 
 use crate::{
-    engine::{PhaseReason, PhaseRecord, PhaseState},
-    manifest::PhaseId,
+    engine::{BLOCKED_BY_MAX, PhaseReason, PhaseRecord, PhaseState},
+    manifest::{PhaseId, PhaseIx, Plan},
 };
 
 /// Has a row, or is as the revision started it.
@@ -32,14 +32,47 @@ const LETTERS: [(char, PhaseState, Option<PhaseReason>); 13] = [
 
 /// The letter for a row; absent where the row says more than a letter may lose.
 ///
-/// Lost are attempt, offers, message, blockedBy, runtime, progress, heartbeat and times. Kept, by keeping the row, is
+/// Lost are the attempts of what was done, message, runtime, progress, heartbeat and times. Kept, by keeping the row, is
 /// whatever a later edit, request or verdict asks about: another run than the others', a Use, satisfied waits on other
-/// manifests, and the marks of older peers and edits.
+/// manifests, the marks of older peers and edits, and that something left undone was ever offered, because its token
+/// must not be spoken again.
 pub(super) fn letter(row: &PhaseRecord, run: u32) -> Option<char> {
-    let plain =
-        row.run == run && row.released.is_empty() && !row.ignored && !row.used && !row.superseded && !row.tokenless;
+    let is_done = matches!(row.state, PhaseState::Complete | PhaseState::Skipped);
+    let is_plain = row.run == run
+        && (is_done || (row.attempt == 0 && row.offers == 0))
+        && row.released.is_empty()
+        && !(row.ignored || row.used || row.superseded || row.tokenless);
     let known = LETTERS.iter().find(|&&(_, state, reason)| state == row.state && reason == row.reason);
-    known.filter(|_| plain).map(|&(letter, ..)| letter)
+    known.filter(|_| is_plain).map(|&(letter, ..)| letter)
+}
+
+/// Works out `blockedBy` of the UpstreamFailed phases that came back from letters, as the engine does: what it waits
+/// for and failed, or what kept that from starting.
+pub(super) fn trace_causes(plan: &Plan, phases: &mut [PhaseRecord], was_letter: impl Fn(PhaseIx) -> bool) {
+    for &ix in plan.topological_order() {
+        if phases[ix.index()].state == PhaseState::UpstreamFailed && was_letter(ix) {
+            phases[ix.index()].blocked_by = causes(plan, phases, ix);
+        }
+    }
+}
+
+fn causes(plan: &Plan, phases: &[PhaseRecord], ix: PhaseIx) -> Vec<PhaseId> {
+    let mut causes = Vec::new();
+    for &on in plan.waits(ix) {
+        let row = &phases[on.index()];
+        match row.state {
+            PhaseState::UpstreamFailed => {
+                causes.extend(row.blocked_by.iter().filter_map(|id| plan.index_of(id.as_str())));
+            }
+            PhaseState::Cancelled => causes.push(on),
+            PhaseState::Failed if !row.ignored => causes.push(on),
+            _ => {}
+        }
+    }
+    causes.sort_unstable();
+    causes.dedup();
+    causes.truncate(BLOCKED_BY_MAX);
+    causes.into_iter().map(|ix| plan.id(ix).clone()).collect()
 }
 
 /// The row that a letter is read back as; absent for a letter that nobody wrote.

@@ -99,15 +99,16 @@ pub fn project(record: &Record, plan: &Plan, frame: Frame, bytes_max: usize) -> 
     }
 }
 
-/// What is left of a record whose finished rows became letters: of each of these its id, state, reason and run.
-pub fn collapsed(record: &Record) -> Record {
+/// What is left of a record whose finished rows became letters: of each of these its id, state, reason and run, that
+/// nothing of it was offered if it was left undone, and its root causes as the plan has them.
+pub fn collapsed(record: &Record, plan: &Plan) -> Record {
     let run = common_run(record);
-    let phases = record.phases.iter().map(|row| {
-        let letter = outcomes::letter(row, run);
-        let left = letter.and_then(|letter| outcomes::row(letter, &row.id, run, record.started_at));
-        left.unwrap_or_else(|| row.clone())
-    });
-    Record { phases: phases.collect(), ..record.clone() }
+    let letter = |row: &PhaseRecord| outcomes::letter(row, run);
+    let left = |row: &PhaseRecord| outcomes::row(letter(row)?, &row.id, run, record.started_at);
+    let mut phases: Vec<PhaseRecord> =
+        record.phases.iter().map(|row| left(row).unwrap_or_else(|| row.clone())).collect();
+    outcomes::trace_causes(plan, &mut phases, |ix| letter(&record.phases[ix.index()]).is_some());
+    Record { phases, ..record.clone() }
 }
 
 /// The state in which a revision starts a phase, unless spec.targetPhase or a Use says otherwise.
@@ -151,6 +152,7 @@ fn header(record: &Record, frame: Frame, run: u32) -> PhaseManifestStatus {
         availability: Some(availability_word(record.availability).to_owned()),
         heard: record.heard,
         timed_out: record.timed_out,
+        runs_removed: (record.runs_removed != 0).then_some(record.runs_removed.into()),
         bus,
         run: (run != 1).then_some(run.into()),
         phases: Vec::new(),

@@ -65,6 +65,7 @@ pub fn restore(status: &PhaseManifestStatus, plan: &Plan) -> Result<Record, Erro
         availability: availability(status.availability.as_deref())?,
         heard: status.heard,
         timed_out: status.timed_out,
+        runs_removed: number(status.runs_removed.unwrap_or(0), "runsRemoved")?,
         phases: phases(status, plan, started_at)?,
         requests: status.requests.iter().map(request).collect::<Result<_, _>>()?,
     })
@@ -86,6 +87,7 @@ fn phases(status: &PhaseManifestStatus, plan: &Plan, started_at: Moment) -> Resu
         }
         phases[ix.index()] = row(written, plan.id(ix), run, started_at)?;
     }
+    outcomes::trace_causes(plan, &mut phases, |ix| !seen[ix.index()]);
     Ok(phases)
 }
 

@@ -95,6 +95,10 @@ pub struct PhaseManifestStatus {
     #[serde(skip_serializing_if = "is_false")]
     pub timed_out: bool,
 
+    /// The highest run of any phase that an edit removed; absent is 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runs_removed: Option<i64>,
+
     /// The last report folded into this status.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bus: Option<BusPosition>,
@@ -110,8 +114,8 @@ pub struct PhaseManifestStatus {
 
     /// One letter a phase, in the manifest's order, in place of the rows of finished phases, once rows take too much
     /// room: C complete, c complete by request, S skipped, s skipped by request, X cancelled by shutdown, D drained,
-    /// T stopped by a failure elsewhere, Z superseded, x cancelled otherwise, U upstream failed; a dot has a row or
-    /// nothing to say.
+    /// T stopped by a failure elsewhere, R by timeouts.revision, Q by request, Z superseded, x cancelled otherwise, U or
+    /// u upstream failed; a dot has a row or nothing to say.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outcomes: Option<String>,
 
@@ -297,7 +301,7 @@ pub struct OutboxEntry {
 }
 
 /// Every top-level field of the status; a test holds it against the type.
-const STATUS_FIELDS: [&str; 26] = [
+const STATUS_FIELDS: [&str; 27] = [
     "schema",
     "observedGeneration",
     "sessionId",
@@ -317,6 +321,7 @@ const STATUS_FIELDS: [&str; 26] = [
     "availability",
     "heard",
     "timedOut",
+    "runsRemoved",
     "bus",
     "run",
     "phases",

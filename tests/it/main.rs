@@ -6,7 +6,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bus;
 mod layers;
+mod model;
 mod resource;
 mod run;
 mod testbed;

@@ -21,8 +21,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 pub use authority::{Authority, Identity};
-pub use cluster::{cluster, own_cluster};
-pub use nats::{NatsConfig, Tls, nats, shared_nats};
+pub use cluster::{Cluster, cluster, own_cluster};
+pub use nats::{Nats, NatsConfig, Tls, nats, shared_nats};
 pub use process::{Process, Signal, alive};
 
 /// How long a server may take from its start to its first answer. The API server needs 5 s on two idle cores; the rest

@@ -57,7 +57,9 @@ fn an_empty_manifest_is_valid() {
 
 #[test]
 fn everything_absent_has_its_default() {
-    for text in ["{}", "", "null", "{waitFor: , selector: {}, retry: null, onFailure: {}, x-timeouts: {}, x-exec: null}"] {
+    for text in
+        ["{}", "", "null", "{waitFor: , selector: {}, retry: null, onFailure: {}, x-timeouts: {}, x-exec: null}"]
+    {
         assert_eq!(spec(text), PhaseSpec::default(), "{text}");
     }
     assert_eq!(plan("[{kind: Phase, id: a}]"), plan(&one("{}")));
@@ -79,12 +81,15 @@ fn every_field_is_read() {
     assert_eq!(spec.wait_for.timeout, Some(Duration::from_secs(90)));
     assert_eq!(spec.max_attempts, 5);
     assert_eq!(spec.on_failure.action, FailureAction::Continue);
-    assert_eq!((&spec.on_failure.messages[..], &spec.on_failure.slack[..]), (&["m".to_owned()][..], &["ops".to_owned()][..]));
+    assert_eq!(
+        (&spec.on_failure.messages[..], &spec.on_failure.slack[..]),
+        (&["m".to_owned()][..], &["ops".to_owned()][..])
+    );
     assert_eq!(spec.on_failure.email, ["a@b", "c@d"]);
     assert_eq!(spec.on_failure.labels, labels("x/y", "z"));
     assert_eq!(spec.on_success.action, SuccessAction::Raise);
     assert_eq!(spec.timeouts.heartbeat, Some(Duration::from_millis(300)));
-    assert_eq!(spec.timeouts.total, Some(Duration::from_secs(7_200)));
+    assert_eq!(spec.timeouts.total, Some(Duration::from_hours(2)));
     assert_eq!((spec.backoff.factor, spec.backoff.jitter), (Some(1.5), Some(Jitter::None)));
     assert_eq!(spec.priority, -7);
     assert_eq!(spec.on_exhausted, OnExhausted::Hold);
@@ -129,7 +134,8 @@ fn a_whole_resource_is_read() {
 
 #[test]
 fn a_resource_that_names_its_manifest_has_no_phases() {
-    let text = "apiVersion: pmp.dev/v1alpha1\nkind: PhaseManifest\nspec: {manifestFrom: {configMap: {name: a, key: b}}}\n";
+    let text =
+        "apiVersion: pmp.dev/v1alpha1\nkind: PhaseManifest\nspec: {manifestFrom: {configMap: {name: a, key: b}}}\n";
     let document = document(text);
     assert!(document.plan.is_empty());
     assert!(document.resource.unwrap().spec.contains_key("manifestFrom"));
@@ -173,7 +179,12 @@ fn how_a_phase_is_tried_does_not_change_its_digest() {
         assert_eq!(of(spec), of("{}"), "{spec}");
         assert_ne!(plan(&one(spec)).digest(), plan(&one("{}")).digest(), "{spec}");
     }
-    for spec in ["{x-exec: {name: a}}", "{x-own: 1}", "{selector: {matchLabels: {a: b}}}", "{x-waitFor: {manifest: a, phase: b}}"] {
+    for spec in [
+        "{x-exec: {name: a}}",
+        "{x-own: 1}",
+        "{selector: {matchLabels: {a: b}}}",
+        "{x-waitFor: {manifest: a, phase: b}}",
+    ] {
         assert_ne!(of(spec), of("{}"), "{spec}");
     }
 }
@@ -181,7 +192,9 @@ fn how_a_phase_is_tried_does_not_change_its_digest() {
 #[test]
 fn a_phase_reruns_when_what_it_waits_for_changed() {
     let text = |own: &str, order: &str| {
-        format!("[{{kind: Phase, id: a, spec: {{x-own: {own}}}}}, {{kind: Phase, id: z}}, {{kind: Phase, id: b, spec: {{waitFor: {order}}}}}]")
+        format!(
+            "[{{kind: Phase, id: a, spec: {{x-own: {own}}}}}, {{kind: Phase, id: z}}, {{kind: Phase, id: b, spec: {{waitFor: {order}}}}}]"
+        )
     };
     let old = plan(&text("1", "[a, z]"));
     let ids = |ids: &[PhaseId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -193,8 +206,11 @@ fn a_phase_reruns_when_what_it_waits_for_changed() {
 
 #[test]
 fn a_diff_names_what_changed() {
-    let old = plan("[{kind: Phase, id: a}, {kind: Phase, id: b, spec: {waitFor: a}}, {kind: Phase, id: c, spec: {waitFor: a}}]");
-    let new = plan("[{kind: Phase, id: a}, {kind: Phase, id: c, spec: {waitFor: d, description: x}}, {kind: Phase, id: d}]");
+    let old = plan(
+        "[{kind: Phase, id: a}, {kind: Phase, id: b, spec: {waitFor: a}}, {kind: Phase, id: c, spec: {waitFor: a}}]",
+    );
+    let new =
+        plan("[{kind: Phase, id: a}, {kind: Phase, id: c, spec: {waitFor: d, description: x}}, {kind: Phase, id: d}]");
     let found = diff(&old, &new);
     let edge = |edge: &crate::manifest::Edge| format!("{} {}", edge.phase, edge.waits_for);
     assert_eq!(found.added, [PhaseId::new("d").unwrap()]);

@@ -39,7 +39,12 @@ fn each_rule_of_the_spec_has_its_reason_and_place() {
         ("{waitFor: {phases: [], dependsOn: []}}", Reason::DuplicateField, "/waitFor/dependsOn", "dependsOn"),
         ("{retry: {maxAttempts: 0}}", Reason::OutOfRange, "/retry/maxAttempts", "0"),
         ("{retry: {maxAttempts: 1000001}}", Reason::OutOfRange, "/retry/maxAttempts", "1000001"),
-        ("{retry: {maxAttempts: 99999999999999999999}}", Reason::OutOfRange, "/retry/maxAttempts", "99999999999999999999"),
+        (
+            "{retry: {maxAttempts: 99999999999999999999}}",
+            Reason::OutOfRange,
+            "/retry/maxAttempts",
+            "99999999999999999999",
+        ),
         ("{retry: {maxAttempts: 1.5}}", Reason::WrongType, "/retry/maxAttempts", "1.5"),
         ("{retry: {maxAttempts: many}}", Reason::WrongType, "/retry/maxAttempts", "many"),
         ("{retry: 3}", Reason::WrongType, "/retry", "3"),
@@ -48,8 +53,18 @@ fn each_rule_of_the_spec_has_its_reason_and_place() {
         ("{onFailure: {spec: {mesage: m}}}", Reason::UnknownField, "/onFailure/spec/mesage", "mesage"),
         ("{onFailure: {spec: {message: 1}}}", Reason::WrongType, "/onFailure/spec/message", "1"),
         ("{onFailure: {spec: {notify: {email: ops}}}}", Reason::BadValue, "/onFailure/spec/notify/email", "ops"),
-        ("{onFailure: {spec: {notify: {email: [a@b, 'a@b,c@d']}}}}", Reason::BadValue, "/onFailure/spec/notify/email/1", "'a@b,c@d'"),
-        ("{onSuccess: {spec: {notify: {slack: 'https://x'}}}}", Reason::BadValue, "/onSuccess/spec/notify/slack", "'https://x'"),
+        (
+            "{onFailure: {spec: {notify: {email: [a@b, 'a@b,c@d']}}}}",
+            Reason::BadValue,
+            "/onFailure/spec/notify/email/1",
+            "'a@b,c@d'",
+        ),
+        (
+            "{onSuccess: {spec: {notify: {slack: 'https://x'}}}}",
+            Reason::BadValue,
+            "/onSuccess/spec/notify/slack",
+            "'https://x'",
+        ),
         ("{onSuccess: {spec: {labels: {-a: b}}}}", Reason::BadLabel, "/onSuccess/spec/labels/-a", "-a"),
         ("{x-timeouts: {atempt: 5s}}", Reason::UnknownField, "/x-timeouts/atempt", "atempt"),
         ("{x-timeouts: {x-a: 5s}}", Reason::UnknownField, "/x-timeouts/x-a", "x-a"),
@@ -93,7 +108,11 @@ fn each_rule_of_the_phase_has_its_reason_and_place() {
         ("{apiVersion: pmp.dev/v1alpha1, kind: ConfigMap, spec: {phases: []}}", Reason::NotAManifest, "/kind"),
         ("{apiVersion: pmp.dev/v1alpha1, kind: PhaseManifest, spec: {}}", Reason::MissingField, "/spec"),
         ("{apiVersion: pmp.dev/v1alpha1, kind: PhaseManifest}", Reason::MissingField, ""),
-        ("{apiVersion: pmp.dev/v1alpha1, kind: PhaseManifest, spec: {phases: [{id: a}]}}", Reason::MissingField, "/spec/phases/0"),
+        (
+            "{apiVersion: pmp.dev/v1alpha1, kind: PhaseManifest, spec: {phases: [{id: a}]}}",
+            Reason::MissingField,
+            "/spec/phases/0",
+        ),
     ];
     for (text, reason, pointer) in cases {
         let found: Vec<_> = problems(text).into_iter().map(|p| (p.reason, p.pointer)).collect();
@@ -139,7 +158,10 @@ fn a_phase_with_mistakes_is_still_known_to_those_who_wait_for_it() {
 fn hints_name_what_was_meant() {
     assert!(hint(&one("{depends_on: [b]}")).contains("`waitFor`"));
     assert!(hint(&one("{onFailur: {}}")).contains("`onFailure`"));
-    assert!(hint("[{kind: Phase, id: preflight}, {kind: Phase, id: b, spec: {waitFor: [prefligth]}}]").contains("`preflight`"));
+    assert!(
+        hint("[{kind: Phase, id: preflight}, {kind: Phase, id: b, spec: {waitFor: [prefligth]}}]")
+            .contains("`preflight`")
+    );
     assert!(hint("[{kind: Phase, id: 5}]").contains("quotes"));
     assert!(hint("[{kind: Phase, name: a, id: b}]").contains("`id`"));
     assert!(problems(&one("{waitFor: {}, wait_for: {}}"))[0].message.contains("`waitFor` and as `wait_for`"));
@@ -168,6 +190,7 @@ fn stored_values_are_told_with_pointers_of_the_resource() {
     for _ in 0..100 {
         deep = json!([deep]);
     }
-    let found = from_values(&[json!({"kind": "Phase", "id": "a", "spec": {"x-own": deep}})], OtherKinds::Refuse).unwrap_err();
+    let found =
+        from_values(&[json!({"kind": "Phase", "id": "a", "spec": {"x-own": deep}})], OtherKinds::Refuse).unwrap_err();
     assert_eq!((found[0].reason, &*found[0].pointer), (Reason::TooLarge, "/spec/phases/0"));
 }

@@ -16,7 +16,6 @@ fn chain(length: usize, first: &str) -> String {
 
 /// On a stack as small as a worker thread's.
 fn on_a_small_stack(test: impl FnOnce() + Send + 'static) {
-    #[expect(clippy::disallowed_methods, reason = "the test is about the stack of a thread")]
     let thread = std::thread::Builder::new().stack_size(2 << 20).spawn(test).unwrap();
     thread.join().unwrap();
 }
@@ -43,11 +42,23 @@ fn a_ring_of_two_hundred_thousand_phases_is_one_bounded_problem() {
 
 #[test]
 fn a_hundred_thousand_phases_of_ten_layers_are_read() {
-    let mut text = String::new();
+    let mut text = "[".to_owned();
     for i in 0..100_000 {
-        writeln!(text, "- {{kind: Phase, id: p{i}, spec: {{selector: {{matchLabels: {{layer: l{}}}}}}}}}", i / 10_000).unwrap();
+        let comma = if i == 0 { "" } else { "," };
+        let wait = if i < 10_000 { String::new() } else { format!(",\"waitFor\":\"p{}\"", i - 10_000) };
+        write!(text, "{comma}{{\"kind\":\"Phase\",\"id\":\"p{i}\",\"spec\":{{\"x-own\":{i}{wait}}}}}").unwrap();
     }
+    text.push(']');
     assert_eq!(plan(&text).len(), 100_000);
+}
+
+#[test]
+fn ten_thousand_phases_of_yaml_are_read() {
+    let mut text = String::new();
+    for i in 0..10_000 {
+        writeln!(text, "- kind: Phase\n  id: p{i}\n  spec:\n    retry:\n      maxAttempts: 3").unwrap();
+    }
+    assert_eq!(plan(&text).len(), 10_000);
 }
 
 #[test]
@@ -85,13 +96,14 @@ fn nesting_up_to_the_limit_is_read_and_beyond_refused() {
         let (open, close) = ("[".repeat(depth - 3), "]".repeat(depth - 3));
         format!("[{{\"kind\":\"Phase\",\"id\":\"a\",\"spec\":{{\"x-own\":{open}{close}}}}}]")
     };
-    let max = usize::from(limits::DEPTH_MAX);
     on_a_small_stack(move || {
+        let max = usize::from(limits::DEPTH_MAX);
         assert_eq!(plan(&nested(max)).len(), 1);
         assert_eq!(problems(&nested(max + 1))[0].reason, Reason::TooLarge);
-        let in_yaml = format!("# yaml\n{}", nested(max));
-        assert_eq!(plan(&in_yaml).len(), 1);
-        assert_eq!(problems(&format!("# yaml\n{}", nested(max + 1)))[0].reason, Reason::TooLarge);
-        assert_eq!(problems(&in_yaml.replace("x-own", "xown"))[0].reason, Reason::UnknownField);
+        let max = usize::from(limits::YAML_DEPTH_MAX);
+        let in_yaml = |depth| format!("# yaml\n{}", nested(depth));
+        assert_eq!(plan(&in_yaml(max)).len(), 1);
+        assert_eq!(problems(&in_yaml(max + 1))[0].reason, Reason::TooLarge);
+        assert_eq!(problems(&in_yaml(max).replace("x-own", "xown"))[0].reason, Reason::UnknownField);
     });
 }

@@ -9,11 +9,15 @@ use crate::manifest::{Format, OtherKinds, Plan, diff, parse};
 /// Any manifest: phases wait for earlier ones only.
 fn canonical_manifests() -> impl Strategy<Value = Value> {
     vec(phase_parts(), 0..8).prop_map(|parts| {
-        let phases = parts.into_iter().enumerate().map(|(index, (mut spec, waits, timeout, name))| {
+        let phases = parts.into_iter().enumerate().map(|(index, (mut spec, waits, timeout))| {
             let ids: Vec<String> = waits.iter().filter(|_| index > 0).map(|w| format!("p{}", w.index(index))).collect();
             let mut wait_for = Map::new();
             let mut seen: Vec<String> = Vec::new();
-            ids.into_iter().for_each(|id| if !seen.contains(&id) { seen.push(id) });
+            for id in ids {
+                if !seen.contains(&id) {
+                    seen.push(id);
+                }
+            }
             if !seen.is_empty() {
                 wait_for.insert("phases".into(), json!(seen));
             }
@@ -23,18 +27,17 @@ fn canonical_manifests() -> impl Strategy<Value = Value> {
             if !wait_for.is_empty() {
                 spec.insert("waitFor".into(), Value::Object(wait_for));
             }
-            let _ = name;
             json!({"kind": "Phase", "id": format!("p{index}"), "spec": spec})
         });
         Value::Array(phases.collect())
     })
 }
 
-type Parts = (Map<String, Value>, Vec<prop::sample::Index>, Option<&'static str>, ());
+type Parts = (Map<String, Value>, Vec<prop::sample::Index>, Option<&'static str>);
 
 fn phase_parts() -> impl Strategy<Value = Parts> {
     let durations = prop::sample::select(vec!["300ms", "30s", "1h30m", "1s500ms"]);
-    (specs(), vec(any::<prop::sample::Index>(), 0..4), option::of(durations), Just(()))
+    (specs(), vec(any::<prop::sample::Index>(), 0..4), option::of(durations))
 }
 
 fn specs() -> impl Strategy<Value = Map<String, Value>> {
@@ -57,7 +60,10 @@ fn specs() -> impl Strategy<Value = Map<String, Value>> {
     optional.prop_map(|fields| fields.into_iter().flatten().collect())
 }
 
-fn optional(name: &'static str, value: impl Strategy<Value = Value> + 'static) -> BoxedStrategy<Option<(String, Value)>> {
+fn optional(
+    name: &'static str,
+    value: impl Strategy<Value = Value> + 'static,
+) -> BoxedStrategy<Option<(String, Value)>> {
     option::weighted(0.4, value.prop_map(move |value| (name.to_owned(), value))).boxed()
 }
 
@@ -88,7 +94,8 @@ fn values() -> impl Strategy<Value = Value> {
     leaf.prop_recursive(3, 16, 4, |inner| {
         prop_oneof![
             vec(inner.clone(), 1..4).prop_map(Value::from),
-            prop::collection::btree_map("[a-z_-]{1,6}", inner, 1..4).prop_map(|map| Value::Object(map.into_iter().collect())),
+            prop::collection::btree_map("[a-z_-]{1,6}", inner, 1..4)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
         ]
     })
 }
@@ -104,7 +111,9 @@ impl Speller<'_> {
     }
 
     fn name(&mut self, camel: &str) -> String {
-        if camel.starts_with("x-") && !matches!(camel, "x-timeouts" | "x-backoff" | "x-priority" | "x-waitFor" | "x-onExhausted") {
+        if camel.starts_with("x-")
+            && !matches!(camel, "x-timeouts" | "x-backoff" | "x-priority" | "x-waitFor" | "x-onExhausted")
+        {
             return camel.to_owned();
         }
         let (prefix, camel) = camel.split_at(if camel.starts_with("x-") { 2 } else { 0 });
@@ -144,7 +153,17 @@ impl Speller<'_> {
             fields.push((self.name(key), text));
         }
         let absent: &[&str] = match path {
-            [] => &["description", "selector", "instanceMode", "waitFor", "retry", "onFailure", "onSuccess", "x-timeouts", "x-exec"],
+            [] => &[
+                "description",
+                "selector",
+                "instanceMode",
+                "waitFor",
+                "retry",
+                "onFailure",
+                "onSuccess",
+                "x-timeouts",
+                "x-exec",
+            ],
             ["retry"] => &["maxAttempts"],
             ["onFailure" | "onSuccess"] => &["action", "spec"],
             ["onFailure" | "onSuccess", "spec"] => &["message", "notify", "labels"],
@@ -153,7 +172,7 @@ impl Speller<'_> {
         };
         let given: Vec<&String> = value.as_object().unwrap().keys().collect();
         for name in absent.iter().filter(|name| !given.iter().any(|key| key == *name)) {
-            if self.rng.next_u32() % 6 == 0 {
+            if self.rng.next_u32().is_multiple_of(6) {
                 let nothing = if self.toss() { "null" } else { "{}" };
                 let spelled = if *name == "x-exec" { (*name).to_owned() } else { self.name(name) };
                 fields.push((spelled, nothing.to_owned()));
@@ -174,7 +193,9 @@ impl Speller<'_> {
                 1 => format!("\"{value}\""),
                 _ => format!("{value}.0"),
             },
-            ["x-timeouts", "attempt"] => ["\"90\"", "90", "\"1.5m\"", "\"1m30s\""][self.rng.next_u32() as usize % 4].to_owned(),
+            ["x-timeouts", "attempt"] => {
+                ["\"90\"", "90", "\"1.5m\"", "\"1m30s\""][self.rng.next_u32() as usize % 4].to_owned()
+            }
             ["x-waitFor"] if self.toss() => value[0].to_string(),
             _ => value.to_string(),
         }
@@ -185,7 +206,8 @@ impl Speller<'_> {
         if value.get("timeout").is_none() && self.toss() {
             return self.one_or_list(phases);
         }
-        let repeated = Value::Array(phases.as_array().unwrap().iter().flat_map(|id| [id.clone(), id.clone()]).collect());
+        let repeated =
+            Value::Array(phases.as_array().unwrap().iter().flat_map(|id| [id.clone(), id.clone()]).collect());
         let list = if self.toss() { repeated.to_string() } else { self.one_or_list(phases) };
         let mut fields = vec![(if self.toss() { self.name("phases") } else { self.name("dependsOn") }, list)];
         if let Some(timeout) = value.get("timeout") {

@@ -154,7 +154,7 @@ fn a_heartbeat_is_a_duration_or_a_number_of_seconds() {
             .map(|message| message.heartbeat)
     };
     assert_eq!(read(r#""500ms""#).unwrap(), Some(Duration::from_millis(500)));
-    assert_eq!(read(r#""1m""#).unwrap(), Some(Duration::from_secs(60)));
+    assert_eq!(read(r#""1m""#).unwrap(), Some(Duration::from_mins(1)));
     assert_eq!(read("10").unwrap(), Some(Duration::from_secs(10)));
     assert_eq!(read("0.5").unwrap(), Some(Duration::from_millis(500)));
     for wrong in ["-1", "1e300", r#""10 parsecs""#, r#""367000h""#, r#""99999999999999999999s""#, "[]"] {

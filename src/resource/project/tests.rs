@@ -1,6 +1,6 @@
 //! The law, through the serialized form, and the bounds.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use proptest::{
@@ -18,26 +18,27 @@ use crate::resource::{
 };
 use crate::{
     engine::{
-        Availability, Counts, PhaseReason, PhaseRecord, PhaseState, Record, RequestRecord, RequestResult, Strategy,
-        Verdict,
+        Availability, Counts, Input, Output, PhaseReason, PhaseRecord, PhaseState, Record, Report, ReportStatus,
+        Request, RequestAction, RequestRecord, RequestResult, RetryAdvice, Session, Settings, Strategy, Verdict,
     },
-    manifest::{ExternalWait, InstanceMode, Phase, PhaseId, PhaseSpec, Plan},
+    manifest::{ExternalWait, InstanceMode, Phase, PhaseId, PhaseSpec, Plan, WaitFor},
 };
 
 /// Room for whatever these tests make.
 const ROOMY: usize = usize::MAX;
 
-fn plan(phases: &[(PhaseId, InstanceMode)]) -> Plan {
-    let phase = |(id, instance_mode): &(PhaseId, InstanceMode)| Phase {
-        id: id.clone(),
-        spec: PhaseSpec { instance_mode: *instance_mode, ..PhaseSpec::default() },
+/// Phases with their modes and what they wait for, all of it before them.
+fn plan(phases: &[(PhaseId, InstanceMode, Vec<PhaseId>)]) -> Plan {
+    let phase = |(id, instance_mode, waits): &(PhaseId, InstanceMode, Vec<PhaseId>)| {
+        let wait_for = WaitFor { phases: waits.clone(), timeout: None };
+        Phase { id: id.clone(), spec: PhaseSpec { instance_mode: *instance_mode, wait_for, ..PhaseSpec::default() } }
     };
-    Plan::new(phases.iter().map(phase).collect()).expect("phases without waits make a plan")
+    Plan::new(phases.iter().map(phase).collect()).expect("waits go backwards only")
 }
 
 fn numbered(phases: usize) -> Plan {
     let id = |i: usize| PhaseId::new(&format!("phase-{i}")).expect("printable");
-    plan(&(0..phases).map(|i| (id(i), InstanceMode::Immediate)).collect::<Vec<_>>())
+    plan(&(0..phases).map(|i| (id(i), InstanceMode::Immediate, Vec::new())).collect::<Vec<_>>())
 }
 
 fn row(id: &PhaseId, state: PhaseState) -> PhaseRecord {
@@ -61,6 +62,7 @@ fn record(plan: &Plan, state: PhaseState) -> Record {
         availability: Availability::Unknown,
         heard: false,
         timed_out: false,
+        runs_removed: 0,
         phases: plan.phases().iter().map(|phase| row(&phase.id, state)).collect(),
         requests: Vec::new(),
     }
@@ -168,14 +170,22 @@ fn arb_record() -> impl Generator<Value = (Plan, Record)> {
         prop::sample::select(vec![Availability::Unknown, Availability::Available, Availability::Unavailable]),
         any::<[bool; 2]>(),
         0..=u64::MAX / 2,
+        prop_oneof![Just(0_u32), any::<u32>()],
     );
     let result = prop_oneof![Just(RequestResult::Done), any::<String>().prop_map(RequestResult::Refused)];
     let requests = vec((any::<String>(), result).prop_map(|(token, result)| RequestRecord { token, result }), 0..3);
     (clocks, words, requests).prop_flat_map(|(clocks, words, requests)| {
-        vec(arb_phase(clocks.0), 0..12).prop_map(move |mut phases| {
+        vec((arb_phase(clocks.0), any::<[bool; 2]>()), 0..12).prop_map(move |mut phases| {
             let mut seen = BTreeSet::new();
-            phases.retain(|(_, row)| seen.insert(row.id.clone()));
-            let modes: Vec<_> = phases.iter().map(|(mode, row)| (row.id.clone(), *mode)).collect();
+            phases.retain(|((_, row), _)| seen.insert(row.id.clone()));
+            let ids: Vec<PhaseId> = phases.iter().map(|((_, row), _)| row.id.clone()).collect();
+            let before = |i: usize, [one, two]: [bool; 2]| {
+                let backwards = [(one, 1), (two, 2)].into_iter().filter(|&(waits, back)| waits && back <= i);
+                backwards.map(|(_, back)| ids[i - back].clone()).collect::<Vec<_>>()
+            };
+            let phases_of = phases.iter().enumerate();
+            let planned: Vec<_> =
+                phases_of.map(|(i, ((mode, row), waits))| (row.id.clone(), *mode, before(i, *waits))).collect();
             let record = Record {
                 revision: words.4,
                 strategy: words.0,
@@ -187,10 +197,11 @@ fn arb_record() -> impl Generator<Value = (Plan, Record)> {
                 availability: words.2,
                 heard: words.3[0],
                 timed_out: words.3[1],
-                phases: phases.into_iter().map(|(_, row)| row).collect(),
+                runs_removed: words.5,
+                phases: phases.into_iter().map(|((_, row), _)| row).collect(),
                 requests: requests.clone(),
             };
-            (plan(&modes), record)
+            (plan(&planned), record)
         })
     })
 }
@@ -207,7 +218,7 @@ proptest! {
         let whole = project(&record, &plan, Frame::default(), ROOMY).expect("room for all");
         let room = serde_json::to_vec(&whole).expect("JSON").len();
         match project(&record, &plan, Frame::default(), room - 1) {
-            Ok(status) => prop_assert_eq!(restore(&stored(&status), &plan).expect("our own status"), collapsed(&record)),
+            Ok(status) => prop_assert_eq!(restore(&stored(&status), &plan).expect("our own status"), collapsed(&record, &plan)),
             Err(ProjectError::TooLarge { bytes, bytes_max, .. }) => prop_assert!(bytes > bytes_max && bytes_max < room),
         }
     }
@@ -217,8 +228,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn collapsing_keeps_state_reason_run_and_whatever_is_not_finished((_, record) in arb_record()) {
-        let left = collapsed(&record);
+    fn collapsing_keeps_state_reason_run_and_whatever_is_not_finished((plan, record) in arb_record()) {
+        let left = collapsed(&record, &plan);
         for (before, after) in record.phases.iter().zip(&left.phases) {
             prop_assert_eq!((&before.id, before.state, before.reason, before.run), (&after.id, after.state, after.reason, after.run));
             prop_assert_eq!((before.ignored, before.used, &before.released), (after.ignored, after.used, &after.released));
@@ -226,7 +237,7 @@ proptest! {
                 prop_assert_eq!(before, after);
             }
         }
-        prop_assert_eq!(collapsed(&left), left);
+        prop_assert_eq!(collapsed(&left, &plan), left);
     }
 
     #[test]
@@ -270,7 +281,7 @@ fn a_restart_of_every_phase_still_collapses() {
     let status = project(&all, &plan, Frame::default(), STATUS_BYTES_MAX).expect("20,000 phases fit as letters");
     assert_eq!((status.phases.len(), status.run), (0, Some(7)));
     assert!(serde_json::to_vec(&status).expect("JSON").len() < 21_000);
-    assert_eq!(restore(&stored(&status), &plan).expect("ours"), collapsed(&all));
+    assert_eq!(restore(&stored(&status), &plan).expect("ours"), collapsed(&all, &plan));
 }
 
 #[test]
@@ -309,6 +320,51 @@ fn a_large_spec_leaves_less_room_for_status() {
     assert!((200_000..270_000).contains(&room), "{room}");
     object.spec.phases = Some(vec![json!("x".repeat(2_000_000))]);
     assert_eq!(status_bytes_max(&object), 0);
+}
+
+/// A session over `plan` that failed at its first phase: what waits for it is blocked, the rest is stopped.
+fn failed_at_the_root(plan: &Arc<Plan>) -> Session {
+    let mut session = Session::start("uid", Arc::clone(plan), 1, Strategy::Hybrid, Settings::default(), noon());
+    let report = Report {
+        phase: plan.phases()[0].id.clone(),
+        status: ReportStatus::Failed,
+        token: None,
+        runtime: None,
+        progress: None,
+        message: None,
+        retry: RetryAdvice::Never,
+        heartbeat: None,
+    };
+    for input in [Input::Stored, Input::Report(report)] {
+        while session.poll_output().is_some() {}
+        session.handle(input, noon());
+    }
+    while session.poll_output().is_some() {}
+    session
+}
+
+#[test]
+fn a_session_whose_rows_became_letters_goes_on_as_if_they_had_not() {
+    let id = |i: usize| PhaseId::new(&format!("phase-{i}")).expect("printable");
+    let waits = |i: usize| if i > 0 && i.is_multiple_of(2) { vec![id(i - 2)] } else { Vec::new() };
+    let phases: Vec<_> = (0..400).map(|i| (id(i), InstanceMode::Immediate, waits(i))).collect();
+    let plan = Arc::new(plan(&phases));
+    let whole = failed_at_the_root(&plan);
+    assert_eq!((whole.counts().upstream_failed, whole.counts().cancelled), (199, 200));
+
+    let status = project(&whole.record(), &plan, Frame::default(), 2_000).expect("one row and 399 letters");
+    assert_eq!(status.phases.len(), 1);
+    let record = restore(&stored(&status), &plan).expect("our own status");
+    assert_eq!(record.phases[398].blocked_by, [id(0)]);
+    let mut short = Session::restore("uid", Arc::clone(&plan), record.clone(), Settings::default(), noon());
+    assert_eq!(short.record(), record);
+    let transitions = std::iter::from_fn(|| short.poll_output()).filter(|out| matches!(out, Output::Transition(_)));
+    assert_eq!(transitions.count(), 0);
+
+    let again = Request { token: "t".to_owned(), action: RequestAction::Retry, phase: Some(id(0)) };
+    short.handle(Input::Requests(vec![again]), noon());
+    while short.poll_output().is_some() {}
+    assert_eq!((short.counts().waiting, short.counts().upstream_failed, short.counts().cancelled), (400, 0, 0));
 }
 
 #[test]

@@ -1,0 +1,97 @@
+//! Whether what the operator listens to is heard: every subscription proved, after every rise of the link's epoch.
+
+use std::{sync::Arc, time::Duration};
+
+use rand::RngExt;
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
+
+use super::{CHANNELS, Ready, routes::Routes};
+use crate::{
+    bus::{Bus, Error, LinkState, proof},
+    protocol::Channel,
+};
+
+/// How long one subscription may take to be proved, and how often its probe is sent: a burst may crowd one out.
+const PROOF_TIMEOUT: Duration = Duration::from_secs(5);
+const PROBE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long to wait before the next try.
+const PROOF_RETRY: Duration = Duration::from_secs(2);
+
+/// Proves all subscriptions after every rise of the epoch, and says how it stands.
+pub(super) async fn prove(bus: Bus, routes: Arc<Routes>, ready: watch::Sender<Ready>) {
+    let mut link = bus.link();
+    loop {
+        let seen = link.borrow_and_update().clone();
+        let proved = match &seen.state {
+            LinkState::Disconnected { reason } => Err(Error::Disconnected { reason: reason.clone() }),
+            LinkState::Connected => tokio::select! {
+                // What was proved in an epoch that is over is proved again before anyone relies on it.
+                biased;
+                changed = link.changed() => match changed {
+                    Ok(()) => continue,
+                    Err(_) => return,
+                },
+                proved = prove_all(&bus, &routes) => proved,
+            },
+        };
+        let now = match &proved {
+            Ok(()) => Ready::Yes { epoch: seen.epoch },
+            Err(error) => Ready::No { reason: error.reason(), message: error.to_string() },
+        };
+        ready.send_if_modified(|ready| {
+            let changed = *ready != now;
+            *ready = now;
+            changed
+        });
+        let retry = PROOF_RETRY.mul_f64(rand::rng().random_range(0.5..=1.0));
+        let waited = match proved {
+            Ok(()) => link.changed().await,
+            Err(_) => tokio::time::timeout(retry, link.changed()).await.unwrap_or(Ok(())),
+        };
+        if waited.is_err() {
+            return;
+        }
+    }
+}
+
+/// One probe a channel, all at once.
+async fn prove_all(bus: &Bus, routes: &Routes) -> Result<(), Error> {
+    let probes = CHANNELS.map(|channel| prove_one(bus, routes, channel));
+    futures::future::try_join_all(probes).await.map(drop)
+}
+
+async fn prove_one(bus: &Bus, routes: &Routes, channel: Channel) -> Result<(), Error> {
+    let (subject, pattern) = (routes.prefix.probe_subject(channel), routes.prefix.pattern(channel));
+    let nonce = proof::nonce();
+    let (sender, mut heard) = oneshot::channel();
+    routes.probes().insert(nonce.clone(), sender);
+    let _forget = Forget { routes, nonce: nonce.clone() };
+    let deadline = Instant::now() + PROOF_TIMEOUT;
+    let watched = [pattern.clone(), subject.clone()];
+    while Instant::now() < deadline {
+        bus.publish(proof::probe(&subject, &nonce)).await?;
+        tokio::select! {
+            biased;
+            Ok(()) = &mut heard => return Ok(()),
+            subject = proof::denial(bus.denied(), &watched) => return Err(Error::Denied { subject }),
+            () = tokio::time::sleep(PROBE_INTERVAL) => {}
+        }
+    }
+    Err(Error::Unproven { pattern })
+}
+
+/// Takes a probe off the list however its proof ends.
+struct Forget<'a> {
+    routes: &'a Routes,
+    nonce: String,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.routes.probes().remove(&self.nonce);
+    }
+}
