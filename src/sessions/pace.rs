@@ -28,18 +28,21 @@ pub(super) enum Urgency {
 #[derive(Debug)]
 pub(super) struct Pace {
     pacing: Pacing,
+    /// When the session began: long ago enough for whatever cannot wait.
+    began: Instant,
     next: Instant,
 }
 
 impl Pace {
     pub(super) fn new(pacing: Pacing) -> Self {
-        Self { pacing, next: Instant::now() }
+        let now = Instant::now();
+        Self { pacing, began: now, next: now }
     }
 
     pub(super) fn next(&self, urgency: Urgency) -> Instant {
         match urgency {
             Urgency::Paced => self.next,
-            Urgency::Now => Instant::now(),
+            Urgency::Now => self.began,
         }
     }
 
