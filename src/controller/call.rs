@@ -1,0 +1,89 @@
+//! One call to the API server under its own deadline, so that a server that hangs stops nobody.
+//!
+//! The client has no read timeout, because its watches are open for minutes; so every other call goes through here. It
+//! must not retry: whoever calls knows better when to try again.
+
+use std::future::Future;
+
+use kube::core::Status;
+
+use crate::resource::PhaseManifest;
+
+/// Longest single call.
+pub const CALL_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// A call that was not answered with what was asked for. `what` completes "could not ...".
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("could not {what}: the API server did not answer within 5 s")]
+    Timeout { what: &'static str },
+    #[error("could not {what}")]
+    Refused { what: &'static str, source: Box<kube::Error> },
+}
+
+impl Error {
+    pub fn is_not_found(&self) -> bool {
+        self.status().is_some_and(Status::is_not_found)
+    }
+
+    pub fn is_already_exists(&self) -> bool {
+        self.status().is_some_and(Status::is_already_exists)
+    }
+
+    /// Somebody else wrote in between.
+    pub fn is_conflict(&self) -> bool {
+        self.status().is_some_and(Status::is_conflict) && !self.is_already_exists()
+    }
+
+    pub fn is_forbidden(&self) -> bool {
+        self.status().is_some_and(Status::is_forbidden)
+    }
+
+    /// The server understood and will never say otherwise: trying again is of no use.
+    pub fn is_final(&self) -> bool {
+        self.status().is_some_and(|status| (400..500).contains(&status.code) && !matches!(status.code, 408 | 409 | 429))
+    }
+
+    /// One PascalCase word.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Timeout { .. } => "ApiTimeout",
+            Self::Refused { .. } if self.is_forbidden() => "PermissionDenied",
+            Self::Refused { .. } => "ApiError",
+        }
+    }
+
+    fn status(&self) -> Option<&Status> {
+        match self {
+            Self::Refused { source, .. } => match &**source {
+                kube::Error::Api(status) => Some(status),
+                _ => None,
+            },
+            Self::Timeout { .. } => None,
+        }
+    }
+}
+
+/// Waits for the answer, for at most [`CALL_TIMEOUT`].
+pub async fn call<T>(what: &'static str, call: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
+    match tokio::time::timeout(CALL_TIMEOUT, call).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(source)) => Err(Error::Refused { what, source: Box::new(source) }),
+        Err(_) => Err(Error::Timeout { what }),
+    }
+}
+
+/// Where the object is, as the API server wrote it; empty only for one that was never stored.
+pub(super) fn namespace(object: &PhaseManifest) -> &str {
+    object.metadata.namespace.as_deref().unwrap_or_default()
+}
+
+/// The name, as the API server wrote it; empty only for one that was never stored.
+pub(super) fn name(object: &PhaseManifest) -> &str {
+    object.metadata.name.as_deref().unwrap_or_default()
+}
+
+/// The uid, as the API server wrote it; empty only for one that was never stored.
+pub(super) fn uid(object: &PhaseManifest) -> &str {
+    object.metadata.uid.as_deref().unwrap_or_default()
+}

@@ -1,0 +1,290 @@
+//! Commands from the bus, written into the spec: `.control` of a client, to a session of ours.
+//!
+//! A command changes what a person could have changed with `kubectl edit`, and nothing else: suspend, shutdown and
+//! requests. The spec stays the one place where it stands what is wanted, so a command that was obeyed survives a crash
+//! as every edit does. It never speaks to a session task.
+
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams},
+};
+use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
+
+use super::call::{self, call, name, namespace};
+use crate::{
+    bus::{InboundBody, InboundMessage, Origin},
+    protocol::{Command, ControlMessage},
+    resource::{PhaseManifest, Request, RequestAction, Shutdown},
+};
+
+/// On the resource: the connection and the words of the last command that was obeyed.
+pub const LAST_COMMAND_ANNOTATION: &str = "pmp.dev/last-command";
+
+/// Most entries of `spec.requests` (the schema's own bound).
+const REQUESTS_MAX: usize = 64;
+
+/// Writers that may come in between, one after the other.
+const CONFLICTS_MAX: u32 = 8;
+
+/// One command as it came: names it for good, so that carrying it out twice is carrying it out once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandId(String);
+
+impl CommandId {
+    /// A new one: for each arrival, since NATS without JetStream delivers at most once and gives messages no names.
+    pub fn fresh() -> Self {
+        Self(format!("{:032x}", rand::random::<u128>()))
+    }
+
+    /// Of a message that has a name of its own, such as its Msg-Id or its place in a stream.
+    pub fn of(message_name: &str) -> Self {
+        let bits = Sha256::digest(message_name)[..16].iter().fold(0_u128, |bits, &byte| bits << 8 | u128::from(byte));
+        Self(format!("{bits:032x}"))
+    }
+}
+
+/// What became of a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Obeyed {
+    /// It stands in the spec.
+    Written,
+    /// It stood there already, or there is no such session any more.
+    NothingToDo,
+    /// It asks for what no command may; for people.
+    Refused(String),
+}
+
+/// The command could not be written now.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Call(#[from] call::Error),
+    #[error("could not write the command: the resource is written to all the time")]
+    Contended,
+}
+
+impl Error {
+    /// One PascalCase word.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Call(error) => error.reason(),
+            Self::Contended => "Conflict",
+        }
+    }
+}
+
+/// The command in a message, if it is one to us: what any operator said, our own or another cluster's, never is.
+pub fn command(message: &InboundMessage) -> Option<&ControlMessage> {
+    match (&message.origin, &message.body) {
+        (Origin::None, InboundBody::Control(control)) if control.command != Command::Report => Some(control),
+        _ => None,
+    }
+}
+
+/// Writes the command into the spec of the object as it is now, with `connection` as the actor.
+///
+/// One patch under resourceVersion, tried again when somebody writes in between. An object that is gone, or another one
+/// by now, is [`Obeyed::NothingToDo`].
+pub async fn obey(
+    client: &Client,
+    object: &PhaseManifest,
+    control: &ControlMessage,
+    id: &CommandId,
+    connection: &str,
+) -> Result<Obeyed, Error> {
+    let api: Api<PhaseManifest> = Api::namespaced(client.clone(), namespace(object));
+    for _ in 0..CONFLICTS_MAX {
+        let fresh = match call("read the resource", api.get(name(object))).await {
+            Ok(fresh) => fresh,
+            Err(error) if error.is_not_found() => return Ok(Obeyed::NothingToDo),
+            Err(error) => return Err(error.into()),
+        };
+        if fresh.metadata.uid != object.metadata.uid || fresh.metadata.deletion_timestamp.is_some() {
+            return Ok(Obeyed::NothingToDo);
+        }
+        let spec = match change(&fresh, control, id) {
+            Ok(Some(spec)) => spec,
+            Ok(None) => return Ok(Obeyed::NothingToDo),
+            Err(why) => return Ok(Obeyed::Refused(why)),
+        };
+        let patch = json!({
+            "metadata": {
+                "resourceVersion": fresh.metadata.resource_version,
+                "uid": fresh.metadata.uid,
+                "annotations": {LAST_COMMAND_ANNOTATION: written(control, connection)},
+            },
+            "spec": spec,
+        });
+        let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
+        match call("write the command into the resource", api.patch(name(object), &params, &patch)).await {
+            Ok(_) => return Ok(Obeyed::Written),
+            Err(error) if error.is_conflict() => {}
+            Err(error) if error.is_not_found() => return Ok(Obeyed::NothingToDo),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(Error::Contended)
+}
+
+/// Who said what, on one line.
+fn written(control: &ControlMessage, connection: &str) -> String {
+    let phase = control.phase.as_ref().map(|phase| phase.as_str());
+    json!({"connection": connection, "command": control.command.as_str(), "phase": phase}).to_string()
+}
+
+/// What the command changes in the spec; nothing where it stands there already. Errors are for people.
+fn change(object: &PhaseManifest, control: &ControlMessage, id: &CommandId) -> Result<Option<Value>, String> {
+    let spec = &object.spec;
+    let whole = |set: Value, is_so: bool| match &control.phase {
+        None => Ok((!is_so).then_some(set)),
+        // Of one attempt: that is the operator's word to runtimes, and must not end the whole session.
+        Some(_) => Err(format!("{} is of the whole session: remove x-phaseId", control.command.as_str())),
+    };
+    let action = match control.command {
+        Command::Pause => return whole(json!({"suspend": true}), spec.suspend == Some(true)),
+        Command::Resume => return whole(json!({"suspend": false}), spec.suspend != Some(true)),
+        Command::Cancel => return whole(json!({"shutdown": "Cancel"}), spec.shutdown == Some(Shutdown::Cancel)),
+        Command::Report => return Err("x-report is to runtimes".to_owned()),
+        Command::Retry => RequestAction::Retry,
+        Command::Skip => RequestAction::Skip,
+        Command::Use => RequestAction::Use,
+        Command::Complete => RequestAction::Complete,
+        Command::Restart => RequestAction::Restart,
+    };
+    let phase = match (&control.phase, action) {
+        (None, RequestAction::Restart) => None,
+        (Some(_), RequestAction::Restart) => {
+            return Err("x-restart is of the whole session: remove x-phaseId".to_owned());
+        }
+        (None, _) => return Err(format!("{} names no phase: add x-phaseId", control.command.as_str())),
+        (Some(phase), _) => Some(phase.as_str().to_owned()),
+    };
+    let request = Request { token: format!("bus-{}", id.0), action, phase };
+    with_request(object, request)
+}
+
+/// `spec.requests` with one more, without those that are handled.
+fn with_request(object: &PhaseManifest, request: Request) -> Result<Option<Value>, String> {
+    let there = object.spec.requests.as_deref().unwrap_or_default();
+    if there.iter().any(|other| other.token == request.token) {
+        return Ok(None);
+    }
+    let results = object.status.as_ref().map(|status| status.requests.as_slice()).unwrap_or_default();
+    let is_open = |other: &&Request| !results.iter().any(|result| result.token == other.token);
+    let mut requests: Vec<&Request> = there.iter().filter(is_open).collect();
+    if requests.len() >= REQUESTS_MAX {
+        return Err(format!("{REQUESTS_MAX} requests wait for their turn: ask again later"));
+    }
+    requests.push(&request);
+    let list = serde_json::to_value(requests).expect("texts are JSON");
+    Ok(Some(Value::Object(Map::from_iter([("requests".to_owned(), list)]))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        manifest::PhaseId,
+        protocol::SessionId,
+        resource::{PhaseManifestSpec, PhaseManifestStatus, RequestStatus},
+    };
+
+    fn control(command: Command, phase: Option<&str>) -> ControlMessage {
+        let phase = phase.map(|id| PhaseId::new(id).unwrap());
+        ControlMessage { command, phase, attempt: None, runtime: None }
+    }
+
+    fn object(spec: Value, handled: &[&str]) -> PhaseManifest {
+        let spec: PhaseManifestSpec = serde_json::from_value(spec).unwrap();
+        let requests = handled
+            .iter()
+            .map(|token| RequestStatus { token: (*token).to_owned(), result: "Done".to_owned(), message: None })
+            .collect();
+        let mut object = PhaseManifest::new("boot", spec);
+        object.status = Some(PhaseManifestStatus { requests, ..PhaseManifestStatus::default() });
+        object
+    }
+
+    fn changed(spec: Value, command: Command, phase: Option<&str>) -> Result<Option<Value>, String> {
+        change(&object(spec, &[]), &control(command, phase), &CommandId::of("1"))
+    }
+
+    #[test]
+    fn the_protocol_s_three_commands_change_one_field_each() {
+        assert_eq!(changed(json!({}), Command::Pause, None), Ok(Some(json!({"suspend": true}))));
+        assert_eq!(changed(json!({"suspend": true}), Command::Resume, None), Ok(Some(json!({"suspend": false}))));
+        assert_eq!(changed(json!({}), Command::Cancel, None), Ok(Some(json!({"shutdown": "Cancel"}))));
+        assert_eq!(
+            changed(json!({"shutdown": "Drain"}), Command::Cancel, None),
+            Ok(Some(json!({"shutdown": "Cancel"})))
+        );
+    }
+
+    #[test]
+    fn what_stands_there_already_is_not_written_again() {
+        assert_eq!(changed(json!({"suspend": true}), Command::Pause, None), Ok(None));
+        assert_eq!(changed(json!({}), Command::Resume, None), Ok(None));
+        assert_eq!(changed(json!({"shutdown": "Cancel"}), Command::Cancel, None), Ok(None));
+    }
+
+    #[test]
+    fn cancel_of_one_attempt_never_ends_the_session() {
+        assert!(changed(json!({}), Command::Cancel, Some("a")).is_err());
+    }
+
+    #[test]
+    fn a_request_needs_a_phase_and_a_restart_has_none() {
+        assert!(changed(json!({}), Command::Retry, None).is_err());
+        assert!(changed(json!({}), Command::Restart, Some("a")).is_err());
+        let restart = changed(json!({}), Command::Restart, None).unwrap().unwrap();
+        assert_eq!(restart["requests"][0]["action"], "Restart");
+    }
+
+    #[test]
+    fn handled_requests_make_room_and_open_ones_stay() {
+        let spec = json!({"requests": [
+            {"token": "old", "action": "Retry", "phase": "a"},
+            {"token": "open", "action": "Skip", "phase": "b"},
+        ]});
+        let patch = change(&object(spec, &["old"]), &control(Command::Retry, Some("a")), &CommandId::of("1")).unwrap();
+        let patch = patch.unwrap();
+        let tokens: Vec<&str> =
+            patch["requests"].as_array().unwrap().iter().filter_map(|r| r["token"].as_str()).collect();
+        assert_eq!(tokens.len(), 2);
+        assert_eq!(tokens[0], "open");
+        assert!(tokens[1].starts_with("bus-"));
+    }
+
+    #[test]
+    fn the_same_message_is_one_request_and_another_is_another() {
+        let first = changed(json!({}), Command::Retry, Some("a")).unwrap().unwrap();
+        assert_eq!(
+            change(&object(first.clone(), &[]), &control(Command::Retry, Some("a")), &CommandId::of("1")),
+            Ok(None)
+        );
+        let second = change(&object(first, &[]), &control(Command::Retry, Some("a")), &CommandId::fresh()).unwrap();
+        assert_eq!(second.unwrap()["requests"].as_array().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn more_requests_than_the_schema_takes_are_refused() {
+        let request = |n: usize| json!({"token": format!("t{n}"), "action": "Retry", "phase": "a"});
+        let spec = json!({"requests": (0..REQUESTS_MAX).map(request).collect::<Vec<_>>()});
+        assert!(changed(spec, Command::Retry, Some("a")).is_err());
+    }
+
+    #[test]
+    fn what_an_operator_said_is_no_command() {
+        let said = |origin| InboundMessage {
+            session: SessionId::new("s").unwrap(),
+            origin,
+            body: InboundBody::Control(control(Command::Pause, None)),
+            reply: None,
+            traceparent: None,
+        };
+        assert!(command(&said(Origin::None)).is_some());
+        assert!(command(&said(Origin::Own)).is_none());
+        assert!(command(&said(Origin::Foreign("elsewhere".to_owned()))).is_none());
+    }
+}
