@@ -19,9 +19,11 @@ pub(super) fn same_field(written: &str, known: &str) -> bool {
     if written.starts_with('_') || written.ends_with('_') {
         return false;
     }
-    let letters = |name: &str| name.bytes().filter(|b| *b != b'_').map(|b| b.to_ascii_lowercase()).collect::<Vec<_>>();
-    // Known names are short: what is far longer cannot be one, and is not copied.
-    written.len() <= 2 * known.len() && letters(written) == letters(known)
+    letters(written).eq(letters(known))
+}
+
+fn letters(name: &str) -> impl Iterator<Item = u8> {
+    name.bytes().filter(|b| *b != b'_').map(|b| b.to_ascii_lowercase())
 }
 
 /// What people write for our fields, coming from other tools.
