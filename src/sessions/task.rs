@@ -113,9 +113,20 @@ impl Handle {
         self.end.borrow().or_else(|| self.task.is_finished().then_some(End::Stopped))
     }
 
-    /// Waits for the end; `None` if the task panicked.
-    pub async fn wait(&mut self) -> Option<End> {
-        self.end.wait_for(Option::is_some).await.ok().and_then(|end| *end)
+    /// To wait for the end by, beside the handle.
+    pub fn watch(&self) -> EndWatch {
+        EndWatch(self.end.clone())
+    }
+}
+
+/// Waits for the end of a session task.
+#[derive(Debug, Clone)]
+pub struct EndWatch(watch::Receiver<Option<End>>);
+
+impl EndWatch {
+    /// How it ended; `None` if the task panicked.
+    pub async fn end(&mut self) -> Option<End> {
+        self.0.wait_for(Option::is_some).await.ok().and_then(|end| *end)
     }
 }
 
