@@ -3,6 +3,7 @@
 //! Nobody imports this module. Standard output is for results, standard error for progress and complaints.
 
 mod crd;
+mod operator;
 mod run;
 
 use std::process::ExitCode;
@@ -21,15 +22,20 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Run(run::Args),
+    Operator(operator::Args),
     Crd(crd::Args),
 }
 
 /// Reads the arguments, does what they say, answers with the exit code of the process.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    log_to_stderr();
+    match &cli.verb {
+        Verb::Operator(args) => args.start_log(),
+        Verb::Run(_) | Verb::Crd(_) => log_to_stderr(),
+    }
     let done = match cli.verb {
         Verb::Run(args) => run::run(&args),
+        Verb::Operator(args) => operator::run(&args),
         Verb::Crd(args) => crd::run(&args),
     };
     done.unwrap_or_else(|error| {

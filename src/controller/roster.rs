@@ -52,11 +52,9 @@ impl Roster {
         self.lock().remove(uid)
     }
 
-    /// Strikes off what has ended; answers with how many run.
-    pub fn sweep(&self) -> usize {
-        let mut sessions = self.lock();
-        sessions.retain(|_, running| running.handle.ended().is_none());
-        sessions.len()
+    /// Strikes off what has ended.
+    pub fn sweep(&self) {
+        self.lock().retain(|_, running| running.handle.ended().is_none());
     }
 
     /// Tells every session of the namespace that a phase of another manifest is done.

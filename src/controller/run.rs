@@ -45,7 +45,7 @@ const FAILURES_MAX: u32 = 8;
 const PAUSE_INITIAL: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(300);
 /// How long the sessions may take to store what they know.
-const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+const STOP_TIMEOUT: Duration = Duration::from_secs(8);
 /// Requests and commands waiting for an answer.
 const PASSED_ON_MAX: usize = 1024;
 /// A watch that hears nothing for so long is made anew; below what load balancers cut (240 s).
@@ -60,7 +60,7 @@ pub enum Error {
     Bus(#[from] bus::Error),
 }
 
-/// Runs until `stop`; then lets every session store what it knows, for at most 10 s.
+/// Runs until `stop`; then lets every session store what it knows, for at most 8 s.
 pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error> {
     let bus = Bus::connect(options.bus.clone()).await?;
     let inbound = Inbound::run(bus.clone(), options.prefix.clone(), options.origin.clone()).await?;
@@ -162,6 +162,7 @@ async fn drive(
     let failures: Arc<Mutex<HashMap<String, u32>>> = Arc::default();
     let (guarded, counted) = (Arc::clone(&failures), failures);
     let until = stop.clone();
+    let swept = context.roster.clone();
     let results = Controller::for_stream(watch, objects)
         .with_config(ControllerConfig::default().concurrency(CONCURRENCY))
         .graceful_shutdown_on(async move { until.cancelled().await })
@@ -180,7 +181,10 @@ async fn drive(
                 Some(Err(error)) => tracing::debug!(%error, "a reconcile did not end well"),
                 None => return,
             },
-            _ = beats.tick() => beat.tick(),
+            _ = beats.tick() => {
+                beat.tick();
+                swept.sweep();
+            }
         }
     }
 }

@@ -7,6 +7,8 @@
 mod support;
 
 mod bus;
+mod controller;
+mod health;
 mod layers;
 mod model;
 mod resource;

@@ -27,7 +27,7 @@ fn committed_crd_is_the_generated_one() {
 }
 
 /// A cluster that knows the resource. Server-side, so that tests may do this at the same time.
-async fn cluster() -> Cluster {
+pub(crate) async fn cluster() -> Cluster {
     let cluster = support::cluster().await;
     let applied = cluster.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", COMMITTED]).await;
     assert!(applied.status.success(), "{applied:?}");
