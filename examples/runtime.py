@@ -18,6 +18,7 @@ import asyncio
 import json
 import logging
 import os
+import secrets
 import signal
 import time
 from datetime import datetime, timezone
@@ -114,7 +115,7 @@ class Runtime:
                 continue
             if token not in (None, attempt.token):
                 continue
-            if command == "cancel" and not attempt.ended:
+            if command in ("cancel", "x-cancel") and not attempt.ended:
                 attempt.cancelled.set()
             elif command == "x-report":
                 await self.report(attempt)
@@ -251,7 +252,8 @@ async def main():
     parser.add_argument("--nats", default="nats://localhost:4222", metavar="URL")
     parser.add_argument("--prefix", default="plan.session", help="subject prefix of the connection")
     parser.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="a label carried; repeatable")
-    parser.add_argument("--name", default=f"{os.uname().nodename}-{os.getpid()}", help="x-runtime; unique")
+    parser.add_argument("--name", default=f"{os.uname().nodename}-{secrets.token_hex(4)}",
+                        help="x-runtime; no two processes may share one, one after the other neither")
     parser.add_argument("--concurrency", type=int, default=4, help="phases at a time")
     parser.add_argument("--drain", type=float, default=30, help="seconds that running phases get after SIGTERM")
     parser.add_argument("--allow-exec", action="store_true",

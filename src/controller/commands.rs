@@ -78,9 +78,14 @@ impl Error {
 /// The command in a message, if it is one to us: what any operator said, our own or another cluster's, never is.
 pub fn command(message: &InboundMessage) -> Option<&ControlMessage> {
     match (&message.origin, &message.body) {
-        (Origin::None, InboundBody::Control(control)) if control.command != Command::Report => Some(control),
+        (Origin::None, InboundBody::Control(control)) if is_to_us(control.command) => Some(control),
         _ => None,
     }
+}
+
+/// What runtimes are told is nothing to us.
+fn is_to_us(command: Command) -> bool {
+    !matches!(command, Command::Report | Command::CancelAttempt)
 }
 
 /// Writes the command into the spec of the object as it is now, with `connection` as the actor.
@@ -146,7 +151,7 @@ fn change(object: &PhaseManifest, control: &ControlMessage, id: &CommandId) -> R
         Command::Pause => return whole(json!({"suspend": true}), spec.suspend == Some(true)),
         Command::Resume => return whole(json!({"suspend": false}), spec.suspend != Some(true)),
         Command::Cancel => return whole(json!({"shutdown": "Cancel"}), spec.shutdown == Some(Shutdown::Cancel)),
-        Command::Report => return Err("x-report is to runtimes".to_owned()),
+        Command::Report | Command::CancelAttempt => return Err(format!("{} is to runtimes", control.command.as_str())),
         Command::Retry => RequestAction::Retry,
         Command::Skip => RequestAction::Skip,
         Command::Use => RequestAction::Use,

@@ -1,4 +1,9 @@
-//! What the operator does with resources.
+//! The operator: resources in, sessions run, status and Events out.
+//!
+//! Reconcile is a pipeline, one file a stage: `accept` judges the spec, `claim` decides who has the session id,
+//! `revision` keeps the plan, `reconcile` hands it to its session task or writes with `standing` why not. Beside it
+//! `listener` makes Events and labels of what sessions say, `responder` obeys commands and answers requests from the
+//! bus. `roster` is the only state that they share.
 
 pub mod accept;
 pub mod answers;
@@ -7,26 +12,14 @@ pub mod claim;
 pub mod commands;
 pub mod events;
 pub mod labels;
+mod listener;
 mod options;
+mod reconcile;
+mod responder;
 pub mod revision;
-
-use tokio_util::sync::CancellationToken;
+mod roster;
+mod run;
+mod standing;
 
 pub use options::{Options, Scope, Selector, SelectorError};
-
-use crate::bus::{self, Bus};
-
-/// Why the operator cannot go on.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("cannot use the NATS connection")]
-    Bus(#[source] bus::Error),
-}
-
-/// Runs the operator until `stop`.
-pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error> {
-    let _resources = options.heart.gate("resources");
-    let _bus = Bus::connect(options.bus).await.map_err(Error::Bus)?;
-    stop.cancelled().await;
-    Ok(())
-}
+pub use run::{Error, run};

@@ -201,12 +201,11 @@ impl Session {
         match state {
             PhaseState::Idle if causes.is_empty() => self.wait(ix, now),
             PhaseState::UpstreamFailed if causes.is_empty() => self.unblock(ix, untried, now),
+            // What is written stays while it is true, so that a restart finds nothing to correct.
+            PhaseState::UpstreamFailed if row.record.blocked_by.iter().all(|id| self.is_cause(id)) => {}
             PhaseState::UpstreamFailed => {
-                // What is written stays while it is true, so that a restart finds nothing to correct.
-                if !row.record.blocked_by.iter().all(|id| self.is_cause(id)) {
-                    self.row_mut(ix).record.blocked_by = causes;
-                    self.touch();
-                }
+                self.row_mut(ix).record.blocked_by = causes;
+                self.touch();
             }
             PhaseState::Idle | PhaseState::Waiting if !causes.is_empty() => {
                 self.withdraw(ix);

@@ -205,7 +205,7 @@ impl Session {
         match state {
             // With a reason it sits out the pause between offers, and what it waits for was reopened meanwhile.
             PhaseState::Waiting if self.row(ix).unmet > 0 && record.reason.is_none() => {
-                self.fail_phase(ix, PhaseReason::WaitTimeout, "", now)
+                self.fail_phase(ix, PhaseReason::WaitTimeout, "", now);
             }
             PhaseState::Waiting => self.set_due(ix, None),
             PhaseState::Offered => self.expire_offer(ix, now),

@@ -70,6 +70,10 @@ fn canonical_spec(spec: &PhaseSpec) -> Map<String, Value> {
 
 fn canonical_handler<Action>(action: Option<&str>, handler: &Handler<Action>) -> Value {
     let mut object = Map::new();
+    let silent = handler.messages.is_empty() && handler.email.is_empty() && handler.slack.is_empty();
+    if action.is_none() && silent && handler.labels.is_empty() && handler.extensions.is_empty() {
+        return Value::Null;
+    }
     for (key, value) in &handler.extensions {
         put_at(&mut object, key, value.clone());
     }
@@ -142,18 +146,14 @@ pub(super) fn write_sorted(value: &Value, out: &mut Vec<u8>) {
             out.push(b']');
         }
         Value::Object(map) => {
-            let mut entries: Vec<(&String, &Value)> = map.iter().collect();
-            entries.sort_unstable_by_key(|(key, _)| *key);
-            out.push(b'{');
-            for (index, (key, value)) in entries.into_iter().enumerate() {
-                if index > 0 {
-                    out.push(b',');
-                }
-                write_text(key, out);
-                out.push(b':');
-                write_sorted(value, out);
+            // Sorted already, unless a crate of the build has asked the JSON library to keep the order of insertion.
+            if map.keys().is_sorted() {
+                write_entries(map.iter(), out);
+            } else {
+                let mut entries: Vec<(&String, &Value)> = map.iter().collect();
+                entries.sort_unstable_by_key(|(key, _)| *key);
+                write_entries(entries.into_iter(), out);
             }
-            out.push(b'}');
         }
         Value::String(text) => write_text(text, out),
         Value::Number(number) => out.extend_from_slice(number.to_string().as_bytes()),
@@ -163,7 +163,21 @@ pub(super) fn write_sorted(value: &Value, out: &mut Vec<u8>) {
     }
 }
 
-fn write_text(text: &str, out: &mut Vec<u8>) {
+/// An object of these entries, which are sorted.
+pub(super) fn write_entries<'v>(entries: impl Iterator<Item = (&'v String, &'v Value)>, out: &mut Vec<u8>) {
+    out.push(b'{');
+    for (index, (key, value)) in entries.enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        write_text(key, out);
+        out.push(b':');
+        write_sorted(value, out);
+    }
+    out.push(b'}');
+}
+
+pub(super) fn write_text(text: &str, out: &mut Vec<u8>) {
     serde_json::to_writer(out, text).expect("memory takes every text");
 }
 

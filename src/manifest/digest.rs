@@ -2,12 +2,11 @@
 
 use std::{fmt, str::FromStr};
 
-use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::{
     Phase, PhaseIx,
-    canonical::{TYPED_EXTENSIONS, write_sorted},
+    canonical::{TYPED_EXTENSIONS, write_entries, write_sorted, write_text},
 };
 
 /// A SHA-256. Shown as `sha256:` and 64 hexadecimal digits.
@@ -95,7 +94,7 @@ pub(super) fn of_phases(phases: &[Phase], waits: &[Vec<PhaseIx>], order: &[Phase
             waits[ix.index()].iter().map(|w| (phases[w.index()].id.as_str(), digests[w.index()])).collect();
         on.sort_unstable();
         text.clear();
-        write_sorted(&own_part(phase), &mut text);
+        write_own_part(phase, &mut text);
         let mut hash = Sha256::new();
         hash.update(&text);
         // A digest has a fixed length and says whose it is: nothing can run together.
@@ -107,14 +106,28 @@ pub(super) fn of_phases(phases: &[Phase], waits: &[Vec<PhaseIx>], order: &[Phase
     digests
 }
 
-fn own_part(phase: &Phase) -> Value {
+/// What is the phase's own, as JSON: its id, `matchLabels`, what it waits for elsewhere, and the extensions that count.
+fn write_own_part(phase: &Phase, out: &mut Vec<u8>) {
     let spec = &phase.spec;
+    out.push(b'[');
+    write_text(phase.id.as_str(), out);
+    for (key, value) in &spec.selector {
+        out.push(b',');
+        write_text(key, out);
+        out.push(b':');
+        write_text(value, out);
+    }
     let mut others: Vec<_> = spec.wait_for_others.iter().collect();
     others.sort_unstable();
-    let others: Vec<Value> = others.into_iter().map(|wait| json!([wait.manifest, wait.phase.as_str()])).collect();
-    let selector: Map<String, Value> = spec.selector.iter().map(|(k, v)| (k.clone(), v.as_str().into())).collect();
-    let kept = |key: &str| !STEERING.contains(&key) && !TYPED_EXTENSIONS.contains(&key);
-    let extensions: Map<String, Value> =
-        spec.extensions.iter().filter(|(key, _)| kept(key)).map(|(k, v)| (k.clone(), v.clone())).collect();
-    json!({"id": phase.id.as_str(), "selector": selector, "others": others, "extensions": extensions})
+    for wait in others {
+        out.extend_from_slice(b",[");
+        write_text(&wait.manifest, out);
+        out.push(b',');
+        write_text(wait.phase.as_str(), out);
+        out.push(b']');
+    }
+    out.push(b',');
+    let counts = |key: &str| !STEERING.contains(&key) && !TYPED_EXTENSIONS.contains(&key);
+    write_entries(spec.extensions.iter().filter(|(key, _)| counts(key)), out);
+    out.push(b']');
 }

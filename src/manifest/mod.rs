@@ -7,7 +7,7 @@
 //! | `source` | JSON, YAML or stored values as one tree that forgets nothing; limits on size and nesting |
 //! | `places` | where in the text the n-th value stands, looked up only for problems |
 //! | `spelling`, `fields` | which field a key means; taking objects apart; what is wrong with a value |
-//! | `dialect` | a tree as a [`Phase`]: the only forgiving code in the product |
+//! | `dialect`, `handler` | a tree as a [`Phase`]: the only forgiving code in the product |
 //! | `duration`, `label` | the two small syntaxes inside |
 //! | `plan` | phases that fit together: the graph, its order, its cycles |
 //! | `validate` | the way in: [`parse`] and [`from_values`], which put the above together |
@@ -23,6 +23,7 @@ mod diff;
 mod digest;
 mod duration;
 mod fields;
+mod handler;
 mod label;
 pub mod limits;
 mod phase;

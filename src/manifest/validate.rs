@@ -277,8 +277,17 @@ impl<'g> Graph<'g> {
                     if last.as_ref().is_none_or(|(known, _)| known != phase) {
                         last = Some((*phase, self.waits(*phase)));
                     }
-                    if let Some(written) = last.as_ref().and_then(|(_, waits)| waits.get(*wait)) {
-                        self.report_wait(findings, *phase, written, &mut suggestions);
+                    match last.as_ref().and_then(|(_, waits)| waits.get(*wait)) {
+                        Some(written) => self.report_wait(findings, *phase, written, &mut suggestions),
+                        // Not where the dialect found it: told all the same, at the phase.
+                        None => self.at_wait(*phase, None, |at, path| {
+                            findings.add(
+                                at,
+                                path,
+                                Reason::UnknownDependency,
+                                "a wait is for no other phase".to_owned(),
+                            );
+                        }),
                     }
                 }
                 GraphError::Cycle(members) => self.report_cycle(findings, members),
@@ -308,7 +317,7 @@ impl<'g> Graph<'g> {
             };
             (Reason::UnknownDependency, format!("there is no phase {}", quoted(wait.text)), hint)
         };
-        self.at_wait(phase, wait, |at, path| findings.add_hinted(at, path, reason, message, hint));
+        self.at_wait(phase, Some(wait), |at, path| findings.add_hinted(at, path, reason, message, hint));
     }
 
     fn report_cycle(&self, findings: &mut Findings, members: &[PhaseIx]) {
@@ -322,7 +331,7 @@ impl<'g> Graph<'g> {
         names.push(self.id(first).to_owned());
         let message = format!("these phases wait for each other: {}", names.join(" -> "));
         let waits = self.waits(first);
-        let Some(written) = waits.iter().find(|wait| wait.text == self.id(second)) else { return };
+        let written = waits.iter().find(|wait| wait.text == self.id(second));
         self.at_wait(first, written, |at, path| {
             findings.add_hinted(at, path, Reason::Cycle, message, "take one of these waits out");
         });
@@ -351,8 +360,11 @@ impl<'g> Graph<'g> {
         legal.map(|(text, at, index)| Wait { text, at, keys, index }).collect()
     }
 
-    fn at_wait(&self, phase: PhaseIx, wait: &Wait<'_>, report: impl FnOnce(u32, &Path<'_>)) {
-        let path = self.path.index(self.origins[phase.index()]);
+    /// Hands over the place of a wait, or of its phase.
+    fn at_wait(&self, phase: PhaseIx, wait: Option<&Wait<'_>>, report: impl FnOnce(u32, &Path<'_>)) {
+        let origin = self.origins[phase.index()];
+        let path = self.path.index(origin);
+        let Some(wait) = wait else { return report(self.items[origin].at, &path) };
         let [spec, outer, inner] = wait.keys.map(Option::unwrap_or_default);
         let (path, last) = (&path.key(spec), wait.keys[2].is_some());
         let path = &path.key(outer);

@@ -76,6 +76,9 @@ pub enum Command {
     Pause,
     Resume,
     Cancel,
+    /// One attempt. Not the protocol's `cancel` with more fields, because a peer that does not know those would stop the
+    /// whole session.
+    CancelAttempt,
     /// Whoever holds the attempt, or anything of the session, answers at once.
     Report,
     Retry,
@@ -86,10 +89,11 @@ pub enum Command {
 }
 
 impl Command {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Pause,
         Self::Resume,
         Self::Cancel,
+        Self::CancelAttempt,
         Self::Report,
         Self::Retry,
         Self::Skip,
@@ -104,6 +108,7 @@ impl Command {
             Self::Pause => "pause",
             Self::Resume => "resume",
             Self::Cancel => "cancel",
+            Self::CancelAttempt => "x-cancel",
             Self::Report => "x-report",
             Self::Retry => "x-retry",
             Self::Skip => "x-skip",

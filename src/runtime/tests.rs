@@ -65,7 +65,7 @@ impl Operator {
     }
 
     async fn offer(&self, phase: &str, token: &str, spec: &Value) {
-        self.offer_until(phase, token, spec, Timestamp::now() + Duration::from_secs(60)).await;
+        self.offer_until(phase, token, spec, Timestamp::now() + Duration::from_mins(1)).await;
     }
 
     async fn offer_until(&self, phase: &str, token: &str, spec: &Value, not_after: Timestamp) {

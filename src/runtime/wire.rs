@@ -209,7 +209,7 @@ impl Wire {
             .inspect_err(|error| tracing::warn!(subject = message.subject, %error, "a command cannot be read"))
             .ok()?;
         let command = match control.command {
-            Command::Cancel => OrderKind::Cancel,
+            Command::Cancel | Command::CancelAttempt => OrderKind::Cancel,
             Command::Report => OrderKind::Report,
             _ => return None,
         };

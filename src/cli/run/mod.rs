@@ -208,25 +208,18 @@ async fn carry_out(
     };
     let runtime = runtime::start(bus.clone(), options, work).await.context("cannot start the runtime")?;
     let logs = bus.subscribe(&prefix.subject(&task.session, Channel::Log), None).await?;
-    let local = session::start(bus.clone(), &prefix, task).await.context("cannot start the session")?;
+    let (local, mut outputs) = session::start(bus.clone(), &prefix, task).await.context("cannot start the session")?;
     let lines = Lines { paint: Screen::paint(), id_width: lines::id_width(&task.plan), started_at: Timestamp::now() };
-    let mut outputs = local.outputs;
     let feed = Feed {
         plan: Arc::clone(&task.plan),
-        picture: local.picture,
+        picture: local.picture.clone(),
         outputs: stream::poll_fn(move |cx| outputs.poll_recv(cx)),
         logs,
         signals,
     };
     let stopped = Settings { shutdown: Some(Shutdown::Cancel), ..task.settings.clone() };
-    let settings = local.settings;
-    let end = follow(feed, screen, lines, || {
-        // The channel is empty, or the session has ended.
-        drop(settings.try_send(stopped));
-    })
-    .await;
+    let end = follow(feed, screen, lines, || local.settle(stopped)).await;
     screen.close();
-    local.task.abort();
     // Dropped at once when the person will not wait: that kills what still runs.
     if !matches!(end, End::Abandoned(_)) {
         runtime.drain(DRAIN).await;

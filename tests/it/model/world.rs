@@ -277,14 +277,16 @@ impl World {
             return self.work();
         }
         let at = self.rng.random_range(0..self.wires.len());
-        let lossy = self.faults != Faults::None;
-        if lossy && self.rng.random_bool(0.1) {
-            self.wires.swap_remove(at);
-        } else if lossy && self.rng.random_bool(0.1) {
-            self.deliver(self.wires[at].clone());
-        } else {
-            let wire = self.wires.swap_remove(at);
-            self.deliver(wire);
+        let fate = if self.faults == Faults::None { 9 } else { self.rng.random_range(0..10) };
+        match fate {
+            0 => {
+                self.wires.swap_remove(at);
+            }
+            1 => self.deliver(self.wires[at].clone()),
+            _ => {
+                let wire = self.wires.swap_remove(at);
+                self.deliver(wire);
+            }
         }
     }
 
@@ -520,13 +522,13 @@ impl World {
 
     fn garbage(&mut self) {
         let id = if self.rng.random_bool(0.5) { "a" } else { "nobody" };
-        let token = Some(AttemptToken::received("made up"));
+        let token = AttemptToken::received("made up");
         let phase = PhaseId::new(id).unwrap();
         if self.rng.random_bool(0.5) {
             let ack = Ack {
                 phase,
                 answer: Answer::Accepted,
-                token,
+                token: Some(token),
                 runtime: Some("stranger".to_owned()),
                 heartbeat: None,
                 reason: None,
@@ -534,7 +536,7 @@ impl World {
             };
             self.handle(Input::Ack(ack));
         } else {
-            let mut report = self.report_of(0, &token.unwrap(), &phase, ReportStatus::Complete);
+            let mut report = self.report_of(0, &token, &phase, ReportStatus::Complete);
             report.runtime = Some("stranger".to_owned());
             self.handle(Input::Report(report));
         }

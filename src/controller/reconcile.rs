@@ -1,0 +1,396 @@
+//! One resource, from what is written to what is run: accept, claim the session id, then hand the plan to its session.
+//!
+//! Level-triggered: it looks at what is there and does what is missing, however often it is called. A refused spec is
+//! no error and is not tried again before it is edited; an error is our own reading or writing that failed.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::{Timestamp, TimestampRound, Unit};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, Preconditions},
+    runtime::{controller::Action, reflector::Store},
+};
+
+use super::{
+    accept::{self, Accepted, accept},
+    call::{self, call, name, namespace, uid},
+    claim::{self, Claim, Serves},
+    events::{Events, regarding},
+    listener::Voice,
+    revision,
+    roster::{Roster, Running},
+    standing,
+};
+use crate::{
+    bus::{Bus, InboundHandle},
+    engine::{Edit, Keep, Session},
+    manifest::{ExternalWait, Plan},
+    protocol::Prefix,
+    resource::{PhaseManifest, Refusal, Situation, UpdatePolicy, restore},
+    sessions::{self, End, Keeper, KubernetesStore, Order, Origin, Refused, Start, StoreError},
+};
+
+/// Everything that reconciling needs.
+pub struct Context {
+    pub client: Client,
+    pub keeper: Keeper,
+    pub origin: Origin,
+    pub bus: Bus,
+    pub inbound: InboundHandle,
+    pub prefix: Prefix,
+    /// The name of the one connection.
+    pub connection: String,
+    pub serves: Serves,
+    pub objects: Store<PhaseManifest>,
+    pub roster: Roster,
+    pub events: Events,
+    pub voice: Voice,
+}
+
+/// Our own reading or writing failed; tried again with growing pauses.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the spec could not be judged")]
+    Accept(#[from] accept::Error),
+    #[error("a revision could not be kept")]
+    Revision(#[from] revision::Error),
+    #[error("the session could not be taken over")]
+    TakeOver(#[from] StoreError),
+    #[error("the API server did not do as it was asked")]
+    Call(#[from] call::Error),
+    #[error("the session has too many orders waiting")]
+    Busy,
+}
+
+impl Error {
+    /// One PascalCase word.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Accept(error) => error.reason(),
+            Self::Revision(error) => error.reason(),
+            Self::TakeOver(_) => "TakeOverFailed",
+            Self::Call(error) => error.reason(),
+            Self::Busy => "SessionBusy",
+        }
+    }
+}
+
+/// Judges the object and does what is missing.
+pub async fn reconcile(object: Arc<PhaseManifest>, context: &Context) -> Result<Action, Error> {
+    if object.metadata.deletion_timestamp.is_some() {
+        context.forget(&object);
+        return Ok(Action::await_change());
+    }
+    if let Some(action) = context.settled(&object).await? {
+        return Ok(action);
+    }
+    let accepted = match context.judge(&object).await? {
+        Ok(accepted) => accepted,
+        Err((refusal, message)) => return context.refuse(&object, refusal, message).await,
+    };
+    let running = context.roster.with(uid(&object), |running| running.generation);
+    match running {
+        // An older copy than the one acted on last: the cache lags behind our own writes.
+        Some(generation) if generation > object.metadata.generation.unwrap_or_default() => Ok(Action::await_change()),
+        Some(_) => context.order(&object, accepted).await,
+        None if accepted.dry_run => {
+            let id = accepted.session_id.as_str();
+            standing::write_planned(&context.client, &object, id, &accepted.plan).await?;
+            Ok(Action::await_change())
+        }
+        None if accepted.staged => {
+            standing::write(&context.client, &object, &Situation::Staged).await?;
+            Ok(Action::await_change())
+        }
+        None => context.begin(&object).await,
+    }
+}
+
+impl Context {
+    /// Whether there is nothing to do: the verdict on this generation is written. Only its time to live may be left.
+    async fn settled(&self, object: &PhaseManifest) -> Result<Option<Action>, Error> {
+        let Some(status) = &object.status else { return Ok(None) };
+        let is_judged = status.observed_generation == object.metadata.generation;
+        let runs_here = self.roster.with(uid(object), |_| ()).is_some();
+        if !is_judged || status.verdict.is_none() || runs_here {
+            return Ok(None);
+        }
+        let Some(due) = self.due(object) else { return Ok(Some(Action::await_change())) };
+        let left = Duration::try_from(due.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO);
+        if !left.is_zero() {
+            return Ok(Some(Action::requeue(left)));
+        }
+        let api: Api<PhaseManifest> = Api::namespaced(self.client.clone(), namespace(object));
+        let unchanged = Preconditions {
+            uid: object.metadata.uid.clone(),
+            resource_version: object.metadata.resource_version.clone(),
+        };
+        let params = DeleteParams { preconditions: Some(unchanged), ..DeleteParams::default() };
+        match call("delete the resource after its time", api.delete(name(object), &params)).await {
+            Ok(_) => Ok(Some(Action::await_change())),
+            // Somebody is quicker, with a deletion or an edit; an edit comes back here.
+            Err(error) if error.is_not_found() || error.is_conflict() => Ok(Some(Action::await_change())),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// When `spec.ttlAfterFinished` is over.
+    fn due(&self, object: &PhaseManifest) -> Option<Timestamp> {
+        let orders = crate::resource::Orders::new(&object.spec).ok()?;
+        let finished = object.status.as_ref()?.finished_at?.get();
+        finished.checked_add(jiff::SignedDuration::try_from(orders.ttl_after_finished?).ok()?).ok()
+    }
+
+    async fn judge(&self, object: &PhaseManifest) -> Result<Result<Accepted, (Refusal, String)>, Error> {
+        let accepted = match accept(&self.client, object).await? {
+            Ok(accepted) => accepted,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        if accepted.connection != self.connection {
+            let message =
+                format!("spec.connection {} is none of this operator's: use {}", accepted.connection, self.connection);
+            return Ok(Err((Refusal::UnknownConnection, message)));
+        }
+        let Some(own) = Claim::of(object) else { return Ok(Ok(accepted)) };
+        let claims: Vec<Claim> = self.objects.state().iter().filter_map(|object| Claim::of(object)).collect();
+        Ok(claim::judge(&own, self.serves, claims.iter()).map(|()| accepted))
+    }
+
+    /// The spec is not acted on; a session that runs goes on with its last revision.
+    async fn refuse(&self, object: &PhaseManifest, refusal: Refusal, message: String) -> Result<Action, Error> {
+        let generation = object.metadata.generation.unwrap_or_default();
+        self.events.session(&regarding(object)).refused(generation, refusal, &message);
+        let refused = Refused { refusal, message: message.clone() };
+        let told = self.tell(object, Order::Refuse { generation, refused })?;
+        if !told {
+            standing::write(&self.client, object, &Situation::Refused { refusal, message }).await?;
+        }
+        // Both can be mended by what is not this resource: another one that goes away, a ConfigMap that comes.
+        Ok(match refusal {
+            Refusal::SessionTaken | Refusal::ManifestNotFound => Action::requeue(Duration::from_secs(10)),
+            _ => Action::await_change(),
+        })
+    }
+
+    /// Gives the session its order, if it runs here.
+    fn tell(&self, object: &PhaseManifest, order: Order) -> Result<bool, Error> {
+        let generation = object.metadata.generation.unwrap_or_default();
+        let told = self.roster.with(uid(object), |running| {
+            running.generation = generation;
+            running.handle.order(order).map_err(|_| Error::Busy)
+        });
+        told.transpose().map(|told| told.is_some())
+    }
+
+    /// The session runs here: a new revision, or the same plan under other settings.
+    async fn order(&self, object: &PhaseManifest, accepted: Accepted) -> Result<Action, Error> {
+        let generation = object.metadata.generation.unwrap_or_default();
+        if accepted.staged || accepted.dry_run {
+            self.tell(object, Order::Stage { generation, settings: Box::new(accepted.settings) })?;
+            return Ok(Action::await_change());
+        }
+        let at = self.roster.with(uid(object), |running| (running.digest, running.strategy, running.revision));
+        let Some((digest, strategy, revision)) = at else { return self.begin(object).await };
+        let is_edit = digest != *accepted.plan.digest() || strategy != accepted.strategy;
+        if is_edit && accepted.update_policy == UpdatePolicy::Reject {
+            let message =
+                "the session runs and spec.updatePolicy is Reject: wait for its verdict, or change the policy";
+            return self.refuse(object, Refusal::UpdateRejected, message.to_owned()).await;
+        }
+        let edit = if is_edit { Some(self.next_revision(object, &accepted, revision + 1).await?) } else { None };
+        let order = Order::Obey {
+            generation,
+            settings: Box::new(accepted.settings),
+            requests: accepted.requests,
+            edit: edit.clone(),
+        };
+        if self.tell(object, order)? {
+            self.roster.with(uid(object), |running| {
+                if let Some(edit) = &edit {
+                    (running.revision, running.digest, running.strategy) =
+                        (edit.revision, *edit.plan.digest(), edit.strategy);
+                }
+            });
+            return Ok(Action::await_change());
+        }
+        // It ended between two looks; what it stored is where the next one begins.
+        self.begin(object).await
+    }
+
+    /// Keeps the plan under its number before anything is said of it.
+    async fn next_revision(&self, object: &PhaseManifest, accepted: &Accepted, number: u64) -> Result<Edit, Error> {
+        revision::store(&self.client, object, number, &accepted.plan, accepted.strategy).await?;
+        revision::prune(&self.client, object, accepted.revision_history_limit, number).await?;
+        Ok(Edit {
+            plan: Arc::clone(&accepted.plan),
+            revision: number,
+            strategy: accepted.strategy,
+            keep: match accepted.update_policy {
+                UpdatePolicy::Replace => Keep::Nothing,
+                UpdatePolicy::Merge | UpdatePolicy::Reject => Keep::Unchanged,
+            },
+        })
+    }
+
+    /// Takes the session over and starts its task: a first revision, or from what is stored.
+    ///
+    /// From here on only the object that the fenced write answered with counts: the one that called us may be old.
+    async fn begin(&self, object: &PhaseManifest) -> Result<Action, Error> {
+        let api: Api<PhaseManifest> = Api::namespaced(self.client.clone(), namespace(object));
+        let Some(claim) = Claim::of(object) else { return Ok(Action::await_change()) };
+        let taken = KubernetesStore::take_over(api, self.keeper.clone(), claim.session_id.clone(), object).await;
+        let (store, fresh) = match taken {
+            Ok(taken) => taken,
+            Err(StoreError::Gone) => return Ok(Action::await_change()),
+            Err(error) => return Err(error.into()),
+        };
+        let accepted = match self.judge(&fresh).await? {
+            Ok(accepted) => accepted,
+            Err((refusal, message)) => return self.refuse(&fresh, refusal, message).await,
+        };
+        let generation = fresh.metadata.generation.unwrap_or_default();
+        let (session, edit) = match self.restored(&fresh, &accepted).await? {
+            Ok(restored) => restored,
+            Err((refusal, message)) => return self.refuse(&fresh, refusal, message).await,
+        };
+        let released = self.released(&fresh, &accepted.plan);
+        let running =
+            (accepted.plan.digest(), accepted.strategy, edit.as_ref().map_or(session.revision(), |edit| edit.revision));
+        let (digest, strategy, revision) = (*running.0, running.1, running.2);
+        let start = Start {
+            session,
+            id: accepted.session_id.clone(),
+            prefix: self.prefix.clone(),
+            origin: self.origin.clone(),
+            generation,
+        };
+        let listener = self.voice.of(&fresh);
+        let handle = sessions::spawn(self.bus.clone(), &self.inbound, start, store, listener);
+        let settings = Box::new(accepted.settings);
+        let order = Order::Obey { generation, settings, requests: accepted.requests, edit };
+        handle.order(order).map_err(|_| Error::Busy)?;
+        for wait in released {
+            handle.order(Order::Release(wait)).map_err(|_| Error::Busy)?;
+        }
+        let namespace = namespace(&fresh).to_owned();
+        self.watch_over(&fresh, &handle);
+        self.roster.insert(uid(&fresh), Running { handle, namespace, generation, revision, digest, strategy });
+        Ok(Action::await_change())
+    }
+
+    /// A session from what is stored, and the edit that brings it to the spec; a new one where nothing is.
+    async fn restored(
+        &self,
+        object: &PhaseManifest,
+        accepted: &Accepted,
+    ) -> Result<Result<(Session, Option<Edit>), (Refusal, String)>, Error> {
+        let now = now();
+        let status = object.status.clone().unwrap_or_default();
+        let uid = uid(object);
+        let settings = accepted.settings.clone();
+        // A dry run has a verdict and no revision.
+        let Some(stored) = status.revision.and_then(|revision| u64::try_from(revision).ok()) else {
+            let plan = Arc::clone(&accepted.plan);
+            self.next_revision(object, accepted, 1).await?;
+            return Ok(Ok((Session::start(uid, plan, 1, accepted.strategy, settings, now), None)));
+        };
+        let is_same = status.digest.as_deref() == Some(&accepted.plan.digest().to_string());
+        let old = if is_same {
+            Arc::clone(&accepted.plan)
+        } else {
+            let Some(plan) = revision::load(&self.client, object, stored).await? else {
+                let message = format!(
+                    "revision {stored} is not to be found; restore its ControllerRevision, or make the resource anew"
+                );
+                return Ok(Err((Refusal::StatusUnreadable, message)));
+            };
+            Arc::new(plan)
+        };
+        let record = match restore(&status, &old) {
+            Ok(record) => record,
+            Err(error) => return Ok(Err((Refusal::StatusUnreadable, error.to_string()))),
+        };
+        let is_edit = !is_same || record.strategy != accepted.strategy;
+        if is_edit && record.verdict.is_none() && accepted.update_policy == UpdatePolicy::Reject {
+            let message =
+                "the session runs and spec.updatePolicy is Reject: wait for its verdict, or change the policy";
+            return Ok(Err((Refusal::UpdateRejected, message.to_owned())));
+        }
+        let edit = if is_edit { Some(self.next_revision(object, accepted, stored + 1).await?) } else { None };
+        Ok(Ok((Session::restore(uid, old, record, settings, now), edit)))
+    }
+
+    /// What the plan waits for elsewhere and is done already, as far as the cache knows.
+    fn released(&self, object: &PhaseManifest, plan: &Plan) -> Vec<ExternalWait> {
+        let waits = plan.phases().iter().flat_map(|phase| &phase.spec.wait_for_others);
+        let mut released: Vec<ExternalWait> = waits
+            .filter(|wait| {
+                let is_it =
+                    |other: &PhaseManifest| name(other) == wait.manifest && namespace(other) == namespace(object);
+                self.objects.state().iter().any(|other| is_it(other) && is_done(other, wait))
+            })
+            .cloned()
+            .collect();
+        released.sort_unstable();
+        released.dedup();
+        released
+    }
+
+    /// The resource is gone: its session is cancelled on the bus, and its task ends.
+    pub fn forget(&self, object: &PhaseManifest) {
+        if let Some(running) = self.roster.remove(uid(object)) {
+            drop(running.handle.order(Order::Forget));
+        }
+    }
+
+    /// A task that panics takes its own session down and no other; its resource says so.
+    fn watch_over(&self, object: &PhaseManifest, handle: &sessions::Handle) {
+        let (client, object, mut end) = (self.client.clone(), object.clone(), handle.watch());
+        tokio::spawn(async move {
+            match end.end().await {
+                Some(End::Finished | End::Stopped | End::Gone) => {}
+                Some(End::Deposed) => {
+                    tracing::warn!(resource = name(&object), "another process has taken the session over");
+                }
+                None => {
+                    tracing::error!(resource = name(&object), "the session task panicked; the object is set aside");
+                    set_aside(&client, &object, "its session ended by a defect of the operator").await;
+                }
+            }
+        });
+    }
+}
+
+/// Writes that the object is left alone until it is edited, onto the object as it is now.
+pub async fn set_aside(client: &Client, object: &PhaseManifest, why: &str) {
+    let api: Api<PhaseManifest> = Api::namespaced(client.clone(), namespace(object));
+    let situation = Situation::Refused {
+        refusal: Refusal::SetAside,
+        message: format!("set aside: {why}; the operator's log says more; an edit is tried again"),
+    };
+    let written = async {
+        let fresh = call("read the resource", api.get(name(object))).await?;
+        standing::write(client, &fresh, &situation).await
+    };
+    if let Err(error) = written.await {
+        tracing::warn!(resource = name(object), %error, "cannot write that the object is set aside");
+    }
+}
+
+/// Whether the other manifest's status says that the phase is done.
+fn is_done(other: &PhaseManifest, wait: &ExternalWait) -> bool {
+    let Some(status) = &other.status else { return false };
+    let row = status.phases.iter().find(|row| row.id == wait.phase.as_str());
+    match row {
+        Some(row) => matches!(row.state.as_str(), "Complete" | "Skipped") || (row.state == "Failed" && row.ignored),
+        // Finished rows of large manifests are letters only: of one that succeeded, every wanted phase is done.
+        None => status.outcomes.is_some() && status.verdict.as_deref() == Some("Succeeded"),
+    }
+}
+
+/// In whole milliseconds, as the status keeps them.
+fn now() -> Timestamp {
+    let now = Timestamp::now();
+    now.round(TimestampRound::new().smallest(Unit::Millisecond).mode(jiff::RoundMode::Floor)).unwrap_or(now)
+}

@@ -1,0 +1,263 @@
+//! The wiring of the operator: connection, watches, the loop over results, and the order in which all of it stops.
+
+use std::{
+    collections::HashMap,
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::{FutureExt, Stream, StreamExt, future::join_all};
+use kube::{
+    Api, ResourceExt,
+    runtime::{
+        Controller, PredicateConfig, WatchStreamExt,
+        controller::{Action, Config as ControllerConfig},
+        predicates,
+        reflector::{self, Store},
+        watcher::{self, watcher},
+    },
+};
+use tokio::{sync::mpsc, time::interval};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    call::uid,
+    events::Events,
+    listener::Voice,
+    options::{Options, Scope},
+    reconcile::{self, Context, reconcile, set_aside},
+    responder::Responder,
+    roster::Roster,
+};
+use crate::{
+    bus::{self, Bus, Inbound},
+    gateway::health::{Gate, Heart},
+    resource::{Holder, PhaseManifest},
+    sessions::{Keeper, Origin},
+};
+
+/// Resources reconciled at a time. Each waits for the API server most of its time; more would only queue there.
+const CONCURRENCY: u16 = 16;
+/// Failures in a row after which an object is set aside: with doubling pauses some two minutes.
+const FAILURES_MAX: u32 = 8;
+/// First and longest pause after a failure.
+const PAUSE_INITIAL: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(300);
+/// How long the sessions may take to store what they know.
+const STOP_TIMEOUT: Duration = Duration::from_secs(8);
+/// Requests and commands waiting for an answer.
+const PASSED_ON_MAX: usize = 1024;
+/// A watch that hears nothing for so long is made anew; below what load balancers cut (240 s).
+const WATCH_SECONDS: u32 = 200;
+/// Between two signs of life of the loop; the process counts as stuck after 60 s without.
+const BEAT: Duration = Duration::from_secs(5);
+
+/// Why the operator cannot run at all.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot set up the connection to NATS")]
+    Bus(#[from] bus::Error),
+}
+
+/// Runs until `stop`; then lets every session store what it knows, for at most 8 s.
+pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error> {
+    let bus = Bus::connect(options.bus.clone()).await?;
+    let inbound = Inbound::run(bus.clone(), options.prefix.clone(), options.origin.clone()).await?;
+    let events = Events::start(options.client.clone(), &options.process);
+    let roster = Roster::default();
+    let (passed_on, passed_on_out) = mpsc::channel(PASSED_ON_MAX);
+    let voice = Voice {
+        client: options.client.clone(),
+        events: events.clone(),
+        roster: roster.clone(),
+        passed_on,
+        label_rules: options.labels.clone(),
+    };
+    let mut loops = Vec::new();
+    let mut stores = Vec::new();
+    for api in apis(&options) {
+        let (objects, writer) = reflector::store();
+        let context = Arc::new(Context {
+            client: options.client.clone(),
+            keeper: Keeper(Holder { process: options.process.clone(), ..Holder::default() }),
+            origin: Origin(options.origin.clone()),
+            bus: bus.clone(),
+            inbound: inbound.clone(),
+            prefix: options.prefix.clone(),
+            connection: "default".to_owned(),
+            serves: options.scope.serves(),
+            objects: objects.clone(),
+            roster: roster.clone(),
+            events: events.clone(),
+            voice: voice.clone(),
+        });
+        let watch = watch(api, &options, writer, Arc::clone(&context));
+        loops.push(drive(watch, objects.clone(), context, options.heart.clone(), stop.clone()));
+        stores.push(objects);
+    }
+    let responder = Responder {
+        client: options.client.clone(),
+        bus: bus.clone(),
+        origin: options.origin.clone(),
+        objects: stores.clone(),
+        connection: "default".to_owned(),
+    };
+    let responder = tokio::spawn(responder.run(passed_on_out, inbound.register_rest()));
+    let ready = tokio::spawn(say_ready(stores, options.heart.gate("caches")));
+    join_all(loops).await;
+    ready.abort();
+    responder.abort();
+    stop_sessions(&roster).await;
+    events.flush(Duration::from_secs(2)).await;
+    Ok(())
+}
+
+fn apis(options: &Options) -> Vec<Api<PhaseManifest>> {
+    match &options.scope {
+        Scope::AllNamespaces => vec![Api::all(options.client.clone())],
+        // A watch each, since a Role reaches no further than its namespace.
+        Scope::Namespaces(namespaces) => {
+            namespaces.iter().map(|namespace| Api::namespaced(options.client.clone(), namespace)).collect()
+        }
+    }
+}
+
+/// Objects whose spec changed, reflected into the store on the way; deletions end sessions at once.
+fn watch(
+    api: Api<PhaseManifest>,
+    options: &Options,
+    writer: reflector::store::Writer<PhaseManifest>,
+    context: Arc<Context>,
+) -> impl Stream<Item = Result<PhaseManifest, watcher::Error>> + Send + 'static + use<> {
+    let mut config = watcher::Config::default().timeout(WATCH_SECONDS);
+    if let Some(selector) = &options.selector {
+        config = config.labels(selector.as_str());
+    }
+    watcher(api, config)
+        .default_backoff()
+        .modify(|object| {
+            // As large as the spec each, and nobody here reads them.
+            object.managed_fields_mut().clear();
+            object.annotations_mut().remove("kubectl.kubernetes.io/last-applied-configuration");
+        })
+        .reflect(writer)
+        .inspect(move |event| {
+            if let Ok(watcher::Event::Delete(object)) = event {
+                context.forget(object);
+            }
+        })
+        .applied_objects()
+        .predicate_filter(predicates::generation, PredicateConfig::default())
+}
+
+/// The loop over results of reconciles: logs, beats, and lets no object take the others down.
+async fn drive(
+    watch: impl Stream<Item = Result<PhaseManifest, watcher::Error>> + Send + 'static,
+    objects: Store<PhaseManifest>,
+    context: Arc<Context>,
+    heart: Heart,
+    stop: CancellationToken,
+) {
+    let failures: Arc<Mutex<HashMap<String, u32>>> = Arc::default();
+    let (guarded, counted) = (Arc::clone(&failures), failures);
+    let until = stop.clone();
+    let swept = context.roster.clone();
+    let results = Controller::for_stream(watch, objects)
+        .with_config(ControllerConfig::default().concurrency(CONCURRENCY))
+        .graceful_shutdown_on(async move { until.cancelled().await })
+        .run(
+            move |object, context| guard(object, context, Arc::clone(&guarded)),
+            move |object, error, context| after_failure(&object, error, &context, &counted),
+            context,
+        );
+    let beat = heart.register("controller");
+    let mut beats = interval(BEAT);
+    let mut results = std::pin::pin!(results);
+    loop {
+        tokio::select! {
+            result = results.next() => match result {
+                Some(Ok((object, _))) => tracing::trace!(resource = %object, "reconciled"),
+                Some(Err(error)) => tracing::debug!(%error, "a reconcile did not end well"),
+                None => return,
+            },
+            _ = beats.tick() => {
+                beat.tick();
+                swept.sweep();
+            }
+        }
+    }
+}
+
+/// A reconcile that panics sets its own object aside; kube's controller would pass the panic on to all of them.
+async fn guard(
+    object: Arc<PhaseManifest>,
+    context: Arc<Context>,
+    failures: Arc<Mutex<HashMap<String, u32>>>,
+) -> Result<Action, reconcile::Error> {
+    match AssertUnwindSafe(reconcile(Arc::clone(&object), &context)).catch_unwind().await {
+        Ok(Ok(action)) => {
+            failures.lock().unwrap_or_else(PoisonError::into_inner).remove(uid(&object));
+            Ok(action)
+        }
+        Ok(Err(error)) => Err(error),
+        Err(_) => {
+            tracing::error!(resource = object.name_any(), "reconciling panicked; the object is set aside");
+            set_aside(&context.client, &object, "reconciling it hit a defect of the operator").await;
+            Ok(Action::await_change())
+        }
+    }
+}
+
+fn after_failure(
+    object: &PhaseManifest,
+    error: &reconcile::Error,
+    context: &Arc<Context>,
+    failures: &Mutex<HashMap<String, u32>>,
+) -> Action {
+    let count = {
+        let mut failures = failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = failures.entry(uid(object).to_owned()).or_default();
+        *count = count.saturating_add(1);
+        *count
+    };
+    tracing::warn!(
+        resource = object.name_any(),
+        reason = error.reason(),
+        error = error as &dyn std::error::Error,
+        count,
+        "reconciling failed"
+    );
+    if count == FAILURES_MAX {
+        let (context, object) = (Arc::clone(context), object.clone());
+        let why = format!("reconciling it keeps failing with {}", error.reason());
+        tokio::spawn(async move { set_aside(&context.client, &object, &why).await });
+    }
+    Action::requeue(PAUSE_INITIAL.saturating_mul(1 << count.saturating_sub(1).min(16)).min(PAUSE_MAX))
+}
+
+/// Ready when every cache is filled once. NATS is no part of it: status stays readable without.
+async fn say_ready(stores: Vec<Store<PhaseManifest>>, caches: Gate) {
+    for objects in &stores {
+        // An error is a watch that has ended: the process is stopping.
+        if objects.wait_until_ready().await.is_err() {
+            return;
+        }
+    }
+    caches.open();
+}
+
+/// Tells all sessions to store what they know, then waits for them.
+async fn stop_sessions(roster: &Roster) {
+    let sessions = roster.take_all();
+    for running in &sessions {
+        running.handle.stop();
+    }
+    let all = join_all(sessions.iter().map(|running| {
+        let mut end = running.handle.watch();
+        async move { end.end().await }
+    }));
+    if tokio::time::timeout(STOP_TIMEOUT, all).await.is_err() {
+        tracing::warn!("some sessions did not store what they know in time; it is asked for again at the next start");
+    }
+}

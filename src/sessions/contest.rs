@@ -1,0 +1,29 @@
+//! Whether somebody else's operator speaks on our session: two would run everything twice.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How long a foreign message is held against a session; a live rival repeats itself at the pace of offers.
+const QUIET_AFTER: Duration = Duration::from_mins(2);
+
+/// When a rival was last heard.
+#[derive(Debug, Default)]
+pub(super) struct Contest {
+    until: Option<Instant>,
+}
+
+impl Contest {
+    pub(super) fn heard(&mut self) {
+        self.until = Some(Instant::now() + QUIET_AFTER);
+    }
+
+    pub(super) fn is_on(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// When to look again.
+    pub(super) fn until(&self) -> Option<Instant> {
+        self.until.filter(|until| Instant::now() < *until)
+    }
+}

@@ -1,0 +1,558 @@
+//! The loop of one session: hear, think, speak, store.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use jiff::{Timestamp, TimestampRound, Unit};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    contest::Contest,
+    pace::{Pace, Urgency},
+    speech::Speech,
+    store::{Picture, Refused, Store, StoreError},
+};
+use crate::{
+    bus::{Arrival, Bus, InboundBody, InboundHandle, InboundMessage, Message, Origin as From, Ready, Sink},
+    engine::{AskId, Control, Edit, Input, OffersGate, Output, PhaseState, Request, Session, Settings},
+    manifest::ExternalWait,
+    protocol::{Prefix, SessionId},
+    resource::Refusal,
+};
+
+/// Orders in flight: one an edit of the resource, and edits are coalesced by the watch that brings them.
+const ORDERS_MAX: usize = 16;
+
+/// Without a stored write for so long, nothing new is offered: what a crash could forget stays bounded.
+const UNSTORED_MAX: Duration = Duration::from_secs(15);
+
+/// `Pmp-Origin` of all that a session says: the cluster, or the one process of a laptop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin(pub String);
+
+/// A session to run.
+pub struct Start {
+    pub session: Session,
+    pub id: SessionId,
+    pub prefix: Prefix,
+    pub origin: Origin,
+    /// Of the resource that the session's settings are of.
+    pub generation: i64,
+}
+
+/// What the resource asks of its running session.
+#[derive(Debug)]
+pub enum Order {
+    /// A spec that is acted on.
+    Obey {
+        generation: i64,
+        settings: Box<Settings>,
+        requests: Vec<Request>,
+        /// A new revision, unless the plan and the strategy are as they were.
+        edit: Option<Edit>,
+    },
+    /// A spec that is not acted on: the last revision goes on.
+    Refuse { generation: i64, refused: Refused },
+    /// An edit that waits for its word to go: the last revision goes on.
+    Stage { generation: i64, settings: Box<Settings> },
+    /// A phase of another manifest is done.
+    Release(ExternalWait),
+    /// The resource is gone: cancel on the bus, store nothing more.
+    Forget,
+}
+
+/// How a session task ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The verdict is stored, and nobody asked for more.
+    Finished,
+    /// Another process has it.
+    Deposed,
+    /// The resource is gone.
+    Gone,
+    /// It was told to stop, and stored what it knew.
+    Stopped,
+}
+
+/// Hears everything that a session says, and what it is asked for that is not its own to answer.
+pub trait Listener: Send + 'static {
+    fn hear(&mut self, output: &Output, session: &Session);
+
+    /// A command from a client, or a request for the state or the difference.
+    fn pass_on(&mut self, message: InboundMessage);
+}
+
+/// A running session task. Dropping it leaves the task running.
+#[derive(Debug)]
+pub struct Handle {
+    orders: mpsc::Sender<Order>,
+    stop: CancellationToken,
+    end: watch::Receiver<Option<End>>,
+    task: JoinHandle<()>,
+}
+
+impl Handle {
+    /// Gives an order; hands it back when the session has ended, or has too many waiting.
+    pub fn order(&self, order: Order) -> Result<(), Order> {
+        self.orders.try_send(order).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(order) | mpsc::error::TrySendError::Closed(order) => order,
+        })
+    }
+
+    /// Asks it to store what it knows and end.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// How it ended, once it has. A task that panicked counts as [`End::Stopped`].
+    pub fn ended(&self) -> Option<End> {
+        self.end.borrow().or_else(|| self.task.is_finished().then_some(End::Stopped))
+    }
+
+    /// To wait for the end by, beside the handle.
+    pub fn watch(&self) -> EndWatch {
+        EndWatch(self.end.clone())
+    }
+}
+
+/// Waits for the end of a session task.
+#[derive(Debug, Clone)]
+pub struct EndWatch(watch::Receiver<Option<End>>);
+
+impl EndWatch {
+    /// How it ended; `None` if the task panicked.
+    pub async fn end(&mut self) -> Option<End> {
+        self.0.wait_for(Option::is_some).await.ok().and_then(|end| *end)
+    }
+}
+
+/// Starts the task. The first target goes out when the bus is proved and, for a new run, the store has answered.
+pub fn spawn(bus: Bus, inbound: &InboundHandle, start: Start, store: impl Store, listener: impl Listener) -> Handle {
+    let (orders, orders_in) = mpsc::channel(ORDERS_MAX);
+    let (end_to, end) = watch::channel(None);
+    let stop = CancellationToken::new();
+    let pace = Pace::new(store.pacing());
+    let sink = inbound.register(&start.id);
+    let ready = inbound.ready();
+    let (pictures, saved) = start_writer(store);
+    let task = Task {
+        bus,
+        speech: Speech { prefix: start.prefix, session: start.id, origin: start.origin.0 },
+        session: start.session,
+        listener: Box::new(listener),
+        asks: HashMap::new(),
+        asked: 0,
+        epoch: None,
+        contest: Contest::default(),
+        frame: Frame { generation: start.generation, refused: None, is_staged: false, changes: 0 },
+        pictures,
+        pace,
+        urgency: Urgency::Now,
+        saving: None,
+        saved: None,
+        store_at: None,
+        unsaved_since: None,
+        failures: 0,
+        is_too_large: false,
+    };
+    let stopped = stop.clone();
+    let task = tokio::spawn(async move {
+        let end = task.run(orders_in, sink, ready, saved, stopped).await;
+        end_to.send_replace(Some(end));
+    });
+    Handle { orders, stop, end, task }
+}
+
+/// Saves pictures one at a time, beside the session, which must not wait for it.
+fn start_writer(mut store: impl Store) -> (mpsc::Sender<Picture>, mpsc::Receiver<Result<(), StoreError>>) {
+    let (pictures, mut pictures_in) = mpsc::channel::<Picture>(1);
+    let (results, saved) = mpsc::channel(1);
+    tokio::spawn(async move {
+        while let Some(picture) = pictures_in.recv().await {
+            let result = store.save(picture).await;
+            if results.send(result).await.is_err() {
+                return;
+            }
+        }
+    });
+    (pictures, saved)
+}
+
+/// What is stored beside the session's record.
+struct Frame {
+    generation: i64,
+    refused: Option<Refused>,
+    is_staged: bool,
+    /// Counts the changes of this frame.
+    changes: u64,
+}
+
+/// A version of everything that is stored: the session's, and the frame's.
+type Version = (u64, u64);
+
+struct Task {
+    bus: Bus,
+    speech: Speech,
+    session: Session,
+    listener: Box<dyn Listener>,
+    /// Where askers wait for their answer.
+    asks: HashMap<AskId, String>,
+    asked: u64,
+    /// Of the link, at the last resync; none while we cannot be sure to hear.
+    epoch: Option<u64>,
+    contest: Contest,
+    frame: Frame,
+    pictures: mpsc::Sender<Picture>,
+    pace: Pace,
+    urgency: Urgency,
+    saving: Option<(Version, Instant)>,
+    saved: Option<Version>,
+    /// The session waits for this version to be stored before it offers.
+    store_at: Option<u64>,
+    unsaved_since: Option<Instant>,
+    failures: u32,
+    is_too_large: bool,
+}
+
+impl Task {
+    async fn run(
+        mut self,
+        mut orders: mpsc::Receiver<Order>,
+        mut sink: Sink,
+        mut ready: watch::Receiver<Ready>,
+        mut saved: mpsc::Receiver<Result<(), StoreError>>,
+        stop: CancellationToken,
+    ) -> End {
+        ready.mark_changed();
+        self.drain().await;
+        let mut has_orders = true;
+        loop {
+            if self.is_done() {
+                orders.close();
+                while let Ok(order) = orders.try_recv() {
+                    if let Some(end) = self.obey(order).await {
+                        return end;
+                    }
+                }
+                has_orders = false;
+                if self.is_done() {
+                    return End::Finished;
+                }
+            }
+            self.save_if_due();
+            let clock = self.session.poll_timeout().map(instant_of);
+            let store = self.store_timer();
+            let contest = self.contest.until();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return self.stop(&mut saved).await,
+                Some(result) = saved.recv() => if let Some(end) = self.written(result).await { return end },
+                order = orders.recv(), if has_orders => match order {
+                    Some(order) => if let Some(end) = self.obey(order).await { return end },
+                    None => has_orders = false,
+                },
+                Ok(()) = ready.changed() => {
+                    let is_ready = ready.borrow_and_update().epoch();
+                    self.link(is_ready).await;
+                }
+                Some(arrival) = sink.next() => self.arrived(arrival).await,
+                () = sleep_until(clock.unwrap_or_else(Instant::now)), if clock.is_some() => self.feed(Input::Tick).await,
+                () = sleep_until(store.unwrap_or_else(Instant::now)), if store.is_some() => {}
+                () = sleep_until(contest.unwrap_or_else(Instant::now)), if contest.is_some() => self.set_gate().await,
+            }
+        }
+    }
+
+    /// The verdict has fallen, and everything is stored.
+    fn is_done(&self) -> bool {
+        self.session.verdict().is_some() && self.saving.is_none() && self.saved == Some(self.version())
+    }
+
+    // === in ===
+
+    async fn obey(&mut self, order: Order) -> Option<End> {
+        match order {
+            Order::Obey { generation, settings, requests, edit } => {
+                self.reframe(generation, None, false);
+                if let Some(edit) = edit {
+                    self.feed(Input::Edit(edit)).await;
+                }
+                self.feed(Input::Settings(settings)).await;
+                self.feed(Input::Requests(requests)).await;
+            }
+            Order::Refuse { generation, refused } => self.reframe(generation, Some(refused), false),
+            Order::Stage { generation, settings } => {
+                self.reframe(generation, None, true);
+                self.feed(Input::Settings(settings)).await;
+            }
+            Order::Release(wait) => self.feed(Input::Released(wait)).await,
+            Order::Forget => {
+                let message = self.speech.control(&Control::CancelSession);
+                self.send(message).await;
+                return Some(End::Gone);
+            }
+        }
+        None
+    }
+
+    fn reframe(&mut self, generation: i64, refused: Option<Refused>, is_staged: bool) {
+        self.frame = Frame { generation, refused, is_staged, changes: self.frame.changes + 1 };
+        self.urgency = Urgency::Now;
+    }
+
+    /// The bus is proved, in a new epoch or for the first time; or it is not.
+    async fn link(&mut self, epoch: Option<u64>) {
+        if epoch == self.epoch {
+            return;
+        }
+        self.epoch = epoch;
+        if epoch.is_some() {
+            self.resync().await;
+        }
+        self.set_gate().await;
+    }
+
+    /// A revision of which nothing was ever said has nobody to ask.
+    async fn resync(&mut self) {
+        let record = self.session.record();
+        let is_untold = !record.heard && record.phases.iter().all(|row| row.attempt == 0);
+        if !is_untold || self.saved.is_some() {
+            self.feed(Input::Resync).await;
+        }
+    }
+
+    async fn set_gate(&mut self) {
+        let is_stale = self.unsaved_since.is_some_and(|since| since.elapsed() >= UNSTORED_MAX);
+        let is_open = self.epoch.is_some() && !is_stale && !self.contest.is_on() && !self.is_too_large;
+        let gate = if is_open { OffersGate::Open } else { OffersGate::Closed };
+        self.feed(Input::Offers(gate)).await;
+    }
+
+    async fn arrived(&mut self, arrival: Arrival) {
+        match arrival {
+            Arrival::Missed => self.feed(Input::Resync).await,
+            Arrival::Message(message) => self.heard(*message).await,
+        }
+    }
+
+    async fn heard(&mut self, message: InboundMessage) {
+        match message.origin {
+            From::Own => return,
+            From::Foreign(_) => return self.contested().await,
+            From::None => {}
+        }
+        match message.body {
+            InboundBody::Ack(ack) => {
+                let ask = message.reply.map(|reply| {
+                    self.asked += 1;
+                    self.asks.insert(AskId(self.asked), reply);
+                    AskId(self.asked)
+                });
+                self.feed(Input::Ack(ack.into_input(ask))).await;
+            }
+            InboundBody::State(state) => self.feed(Input::Report(state.into_input())).await,
+            InboundBody::Control(_) | InboundBody::GetState | InboundBody::Diff => self.listener.pass_on(message),
+        }
+    }
+
+    async fn contested(&mut self) {
+        if !self.contest.is_on() {
+            self.frame.changes += 1;
+        }
+        self.contest.heard();
+        self.set_gate().await;
+    }
+
+    // === the engine ===
+
+    async fn feed(&mut self, input: Input) {
+        self.session.handle(input, now());
+        self.drain().await;
+    }
+
+    async fn drain(&mut self) {
+        while let Some(output) = self.session.poll_output() {
+            self.listener.hear(&output, &self.session);
+            self.carry_out(output).await;
+        }
+    }
+
+    async fn carry_out(&mut self, output: Output) {
+        let now = now();
+        match output {
+            Output::Store => {
+                self.store_at = Some(self.session.version());
+                self.urgency = Urgency::Now;
+            }
+            Output::Start => {
+                let start = self.speech.start(&self.session);
+                if start.size_bytes() <= self.bus.payload_bytes_max() {
+                    self.send(start).await;
+                } else {
+                    // Targets carry their phase; only peers that know nothing but `.start` miss something.
+                    tracing::warn!(session = %self.speech.session, "the manifest does not fit into one .start message");
+                }
+            }
+            Output::Target(target) => {
+                let message = self.speech.target(&self.session, &target, now);
+                self.send(message).await;
+            }
+            Output::Control(control) => {
+                let message = self.speech.control(&control);
+                self.send(message).await;
+            }
+            Output::Answer { ask, grant } => {
+                if let Some(reply) = self.asks.remove(&ask) {
+                    self.send(Speech::grant(reply, grant)).await;
+                }
+            }
+            Output::Handler(effect) => {
+                for message in self.speech.handler(&self.session, &effect, now) {
+                    self.send(message).await;
+                }
+            }
+            Output::Transition(transition) => {
+                if matches!(transition.to, PhaseState::Held)
+                    || (transition.to == PhaseState::Failed && self.session.counts().failed == 1)
+                {
+                    self.urgency = Urgency::Now;
+                }
+                let message = self.speech.transition(&self.session, &transition, now);
+                self.send(message).await;
+            }
+            Output::Verdict(verdict) => {
+                self.urgency = Urgency::Now;
+                let message = self.speech.verdict(&self.session, verdict, now);
+                self.send(message).await;
+            }
+            Output::Reopened => self.urgency = Urgency::Now,
+            Output::Note(note) => {
+                tracing::debug!(session = %self.speech.session, note = note.kind.as_str(), phase = note.phase)
+            }
+        }
+    }
+
+    /// What is lost here is offered or asked for again by the engine's clocks.
+    async fn send(&mut self, message: Message) {
+        if let Err(error) = self.bus.publish(message).await {
+            tracing::debug!(session = %self.speech.session, %error, "a message was not taken by the bus");
+        }
+    }
+
+    // === the store ===
+
+    fn version(&self) -> Version {
+        (self.session.version(), self.frame.changes)
+    }
+
+    fn is_unsaved(&self) -> bool {
+        self.saved != Some(self.version())
+    }
+
+    /// When the next write, or the end of patience with the store, is due.
+    fn store_timer(&self) -> Option<Instant> {
+        let write = (self.saving.is_none() && self.is_unsaved()).then(|| self.write_at());
+        let patience = self.unsaved_since.map(|since| since + UNSTORED_MAX).filter(|at| *at > Instant::now());
+        [write, patience].into_iter().flatten().min()
+    }
+
+    fn write_at(&self) -> Instant {
+        self.pace.next(if self.failures > 0 { Urgency::Paced } else { self.urgency })
+    }
+
+    fn save_if_due(&mut self) {
+        if self.saving.is_some() || !self.is_unsaved() || Instant::now() < self.write_at() {
+            return;
+        }
+        let version = self.version();
+        let picture = self.picture();
+        if self.pictures.try_send(picture).is_ok() {
+            self.saving = Some((version, Instant::now()));
+            self.urgency = Urgency::Paced;
+        }
+    }
+
+    fn picture(&self) -> Picture {
+        Picture {
+            record: Arc::new(self.session.record()),
+            plan: Arc::clone(self.session.plan()),
+            settings: Arc::new(self.session.settings().clone()),
+            counts: self.session.counts(),
+            generation: self.frame.generation,
+            refused: self.frame.refused.clone(),
+            staged: self.frame.is_staged,
+            contested: self.contest.is_on(),
+        }
+    }
+
+    async fn written(&mut self, result: Result<(), StoreError>) -> Option<End> {
+        let (version, began) = self.saving.take()?;
+        match result {
+            Ok(()) => {
+                self.saved = Some(version);
+                self.failures = 0;
+                self.unsaved_since = None;
+                self.pace.wrote(began);
+                if self.store_at.is_some_and(|at| version.0 >= at) {
+                    self.store_at = None;
+                    self.feed(Input::Stored).await;
+                }
+                self.set_gate().await;
+            }
+            Err(StoreError::Deposed) => return Some(End::Deposed),
+            Err(StoreError::Gone) => {
+                let message = self.speech.control(&Control::CancelSession);
+                self.send(message).await;
+                return Some(End::Gone);
+            }
+            Err(StoreError::TooLarge(message)) => {
+                self.saved = Some(version);
+                self.pace.wrote(began);
+                if !self.is_too_large {
+                    self.is_too_large = true;
+                    let refused = Refused { refusal: Refusal::TooLarge, message };
+                    self.reframe(self.frame.generation, Some(refused), self.frame.is_staged);
+                    self.set_gate().await;
+                }
+            }
+            Err(StoreError::Unavailable(error)) => {
+                self.failures += 1;
+                self.unsaved_since.get_or_insert(began);
+                self.pace.failed(self.failures);
+                tracing::warn!(session = %self.speech.session, error = &*error, "the status was not stored");
+                self.set_gate().await;
+            }
+        }
+        None
+    }
+
+    /// Stores what is known, once more, and ends. Says nothing: what runs goes on, and whoever comes next asks for it.
+    async fn stop(mut self, saved: &mut mpsc::Receiver<Result<(), StoreError>>) -> End {
+        if self.saving.is_some() {
+            if let Some(Ok(())) = saved.recv().await {
+                self.saved = self.saving.map(|(version, _)| version);
+            }
+            self.saving = None;
+        }
+        if self.is_unsaved() && self.pictures.try_send(self.picture()).is_ok() {
+            saved.recv().await;
+        }
+        End::Stopped
+    }
+}
+
+/// In whole milliseconds, as the status keeps them.
+fn now() -> Timestamp {
+    let now = Timestamp::now();
+    now.round(TimestampRound::new().smallest(Unit::Millisecond).mode(jiff::RoundMode::Floor)).unwrap_or(now)
+}
+
+/// On the clock that sleeps are measured by. A millisecond late, since what has not quite come is not due.
+fn instant_of(due: Timestamp) -> Instant {
+    let millis = due.as_millisecond().saturating_sub(Timestamp::now().as_millisecond());
+    Instant::now() + Duration::from_millis(u64::try_from(millis).map_or(0, |millis| millis + 1))
+}
