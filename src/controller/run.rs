@@ -14,7 +14,7 @@ use kube::{
         Controller, PredicateConfig, WatchStreamExt,
         controller::{Action, Config as ControllerConfig},
         predicates,
-        reflector::{self, Store},
+        reflector::{self, ObjectRef, Store},
         watcher::{self, watcher},
     },
 };
@@ -43,7 +43,7 @@ const CONCURRENCY: u16 = 16;
 const FAILURES_MAX: u32 = 8;
 /// First and longest pause after a failure.
 const PAUSE_INITIAL: Duration = Duration::from_secs(1);
-const PAUSE_MAX: Duration = Duration::from_secs(300);
+const PAUSE_MAX: Duration = Duration::from_mins(5);
 /// How long the sessions may take to store what they know.
 const STOP_TIMEOUT: Duration = Duration::from_secs(8);
 /// Requests and commands waiting for an answer.
@@ -78,6 +78,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
     let mut stores = Vec::new();
     for api in apis(&options) {
         let (objects, writer) = reflector::store();
+        let (wake, woken) = futures::channel::mpsc::unbounded();
         let context = Arc::new(Context {
             client: options.client.clone(),
             keeper: Keeper(Holder { process: options.process.clone(), ..Holder::default() }),
@@ -91,10 +92,11 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
             roster: roster.clone(),
             events: events.clone(),
             voice: voice.clone(),
+            wake,
         });
         let filled = options.heart.gate("the cache of PhaseManifests");
         let watch = watch(api, &options, writer, Arc::clone(&context), filled.clone());
-        loops.push(drive(watch, objects.clone(), context, options.heart.clone(), filled, stop.clone()));
+        loops.push(drive(watch, woken, objects.clone(), context, options.heart.clone(), filled, stop.clone()));
         stores.push(objects);
     }
     let responder = Responder {
@@ -158,6 +160,7 @@ fn watch(
 /// The loop over results of reconciles: logs, beats, and lets no object take the others down.
 async fn drive(
     watch: impl Stream<Item = Result<PhaseManifest, watcher::Error>> + Send + 'static,
+    woken: impl Stream<Item = ObjectRef<PhaseManifest>> + Send + 'static,
     objects: Store<PhaseManifest>,
     context: Arc<Context>,
     heart: Heart,
@@ -170,6 +173,7 @@ async fn drive(
     let swept = context.roster.clone();
     let unfilled = stopped_unfilled(filled, stop);
     let results = Controller::for_stream(watch, objects)
+        .reconcile_on(woken)
         .with_config(ControllerConfig::default().concurrency(CONCURRENCY))
         .graceful_shutdown_on(async move { until.cancelled().await })
         .run(

@@ -125,9 +125,11 @@ impl Session {
     // === the bus ===
 
     pub(super) fn change_gate(&mut self, gate: OffersGate, now: Timestamp) {
-        let opens = self.gate == OffersGate::Closed && gate == OffersGate::Open;
+        if self.gate == gate {
+            return;
+        }
         self.gate = gate;
-        if opens {
+        if gate == OffersGate::Open {
             // Nobody could be heard: silence until now proves nothing.
             for row in &mut self.rows {
                 row.heard_at = row.heard_at.max(now);
