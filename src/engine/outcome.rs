@@ -177,7 +177,7 @@ impl Session {
     }
 
     /// An edit changed the phase while it ran; it has finished, and runs again as it is now.
-    fn rerun(&mut self, ix: PhaseIx, now: Timestamp) {
+    pub(super) fn rerun(&mut self, ix: PhaseIx, now: Timestamp) {
         self.reopen(ix, now);
         self.relink(now);
         self.obey_settings(now);
