@@ -49,7 +49,7 @@ pub const CONTROLLER: &str = "pmp.dev/operator";
 /// Events that wait for the API server; some 1 KiB each.
 const QUEUE_MAX: usize = 4096;
 
-/// Of one session: a story at once, then one every so often.
+/// Of one session's phases: a story at once, then one every so often.
 const BURST: u32 = 25;
 const EVERY: Duration = Duration::from_secs(10);
 
@@ -193,8 +193,9 @@ impl SessionEvents {
         let now = Timestamp::now();
         self.last_millis = now.as_millisecond().max(self.last_millis + 1);
         let event = self.event(tale, now, &hash);
-        let is_told =
-            self.bucket.take(Instant::now()) && self.events.queue.try_send(Work::Post(Box::new(event))).is_ok();
+        // However much the phases had to say, how it ended is told; the session's own turns are few.
+        let is_within = tale.reason.is_of_session() || self.bucket.take(Instant::now());
+        let is_told = is_within && self.events.queue.try_send(Work::Post(Box::new(event))).is_ok();
         if is_told {
             if self.told.len() == REMEMBERED_MAX {
                 self.told.clear();
