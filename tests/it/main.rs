@@ -11,6 +11,7 @@ mod controller;
 mod health;
 mod layers;
 mod model;
+mod operator;
 mod resource;
 mod run;
 mod testbed;
