@@ -34,7 +34,7 @@ async fn health() -> Health {
 }
 
 /// Status and body.
-async fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+pub(crate) async fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(address).await.ok()?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.ok()?;
@@ -91,14 +91,19 @@ async fn operator() -> (Process, SocketAddr) {
     command.args(["operator", "--health-addr", "127.0.0.1:0", "--nats-url", "nats://127.0.0.1:1"]);
     command.args(["--log-format", "json", "--namespace", &namespace, "--kubeconfig"]).arg(&cluster.kubeconfig);
     let process = Process::start("operator", &command);
-    let address = eventually(SOON, "the operator says where its health is", async || {
+    let address = address(&process).await;
+    (process, address)
+}
+
+/// Where an operator that was told port 0 answers health checks, as soon as its log names it.
+pub(crate) async fn address(process: &Process) -> SocketAddr {
+    eventually(SOON, "the operator says where its health is", async || {
         let log = process.stderr();
         let rest = log.split("127.0.0.1:").nth(1)?;
         let port: u16 = rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()?;
         Some(SocketAddr::from(([127, 0, 0, 1], port)))
     })
-    .await;
-    (process, address)
+    .await
 }
 
 #[tokio::test]
