@@ -112,8 +112,11 @@ impl Session {
 
     /// The grace is over, or the runtime said that it has stopped.
     pub(super) fn end_cancelling(&mut self, ix: PhaseIx, now: Timestamp) {
-        let reason = self.phase(ix).reason.unwrap_or(PhaseReason::Shutdown);
+        let record = self.phase(ix);
+        let reason = record.reason.unwrap_or(PhaseReason::Shutdown);
+        let goes_on = self.settings.shutdown.is_none() && !self.timed_out;
         match reason {
+            _ if record.superseded && goes_on => self.rerun(ix, now),
             PhaseReason::TotalTimeout => self.fail_attempt(ix, reason, "", RetryAdvice::Never, now),
             PhaseReason::AttemptTimeout | PhaseReason::StartTimeout => {
                 self.fail_attempt(ix, reason, "", RetryAdvice::AsConfigured, now);
@@ -417,6 +420,7 @@ impl Session {
     }
 }
 
-fn is_final_cancel(reason: Option<PhaseReason>) -> bool {
+/// Of the whole session, and not of one attempt that is tried again.
+pub(super) fn is_final_cancel(reason: Option<PhaseReason>) -> bool {
     matches!(reason, Some(PhaseReason::Shutdown | PhaseReason::RevisionTimeout))
 }
