@@ -52,7 +52,8 @@ generate: ## Write the generated files anew
 	$(CARGO) run --quiet -- crd > crds/.phasemanifests.yaml && mv crds/.phasemanifests.yaml crds/phasemanifests.yaml
 
 fuzz: ## The property and model tests with many more cases, optimised (CASES=20000)
-	$(call stage,run the unit tests with $(CASES) cases each,PROPTEST_CASES=$(CASES) PMP_MODEL_SCHEDULES=$(CASES) $(CARGO) test --release --quiet --lib)
+	$(call stage,run the property tests with $(CASES) cases each,PROPTEST_CASES=$(CASES) $(CARGO) test --release --quiet --lib)
+	$(call stage,run $(CASES) schedules against the engine,PMP_MODEL_SCHEDULES=$(CASES) $(CARGO) test --release --quiet --test it model::)
 
 guards: ## Break every guard of the engine, one at a time, and demand that the model test notices
 	$(call stage,break the guards one at a time,tests/guards.py)

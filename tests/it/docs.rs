@@ -5,10 +5,10 @@ use std::{collections::BTreeSet, fs, path::Path, process::Command, time::Duratio
 
 use futures::StreamExt as _;
 use pmp::{
-    bus::{Auth, Bus, ConnectOptions, Inbound, LinkState, Message, Ready, Secret},
+    bus::{Arrival, Auth, Bus, ConnectOptions, Inbound, LinkState, Message, Ready, Secret},
     engine::{PhaseReason, PhaseState},
     manifest::{Format, OtherKinds, Reason, parse},
-    protocol::Prefix,
+    protocol::{Prefix, SessionId},
     resource::{ConditionReason, ConditionType, crd},
 };
 use serde_json::{Value, json};
@@ -224,17 +224,18 @@ async fn permissions_on_nats_are_enough_for_an_operator_and_a_runtime() {
     .await;
 
     let mut targets = runtime.subscribe("plan.session.*.target", Some("workers")).await.unwrap();
-    let mut acks = operator.subscribe("plan.session.*.ack", None).await.unwrap();
+    // Only one subscription may hear the ack: the server lets each request be answered once.
+    let mut sink = inbound.register(&SessionId::new("a").unwrap());
     eventually(SOON, "the target arrives", async || {
         operator.publish(Message::new("plan.session.a.target", "{}")).await.unwrap();
         tokio::time::timeout(Duration::from_millis(200), targets.next()).await.ok().flatten()
     })
     .await;
     let grant = async {
-        let ack = acks.next().await.unwrap();
+        let Some(Arrival::Message(ack)) = sink.next().await else { panic!("the ack arrives") };
         operator.publish(Message::new(ack.reply.unwrap(), json!({"x-granted": true}).to_string())).await.unwrap();
     };
-    let ask = runtime.request(Message::new("plan.session.a.ack", "{}"), SOON);
+    let ask = runtime.request(Message::new("plan.session.a.ack", r#"{"phaseId": "b", "accepted": true}"#), SOON);
     let (answer, ()) = tokio::join!(ask, grant);
     assert!(String::from_utf8_lossy(&answer.unwrap().body).contains("x-granted"));
 }
