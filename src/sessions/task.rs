@@ -18,9 +18,9 @@ use super::{
 };
 use crate::{
     bus::{Arrival, Bus, InboundBody, InboundHandle, InboundMessage, Message, Origin as From, Ready, Sink},
-    engine::{AskId, Control, Edit, Input, OffersGate, Output, PhaseState, Request, Session, Settings},
+    engine::{AskId, Control, Edit, Input, OffersGate, Output, PhaseState, Request, Session, Settings, Shutdown},
     manifest::ExternalWait,
-    protocol::{Prefix, SessionId},
+    protocol::{Command, Prefix, SessionId},
     resource::Refusal,
 };
 
@@ -361,7 +361,15 @@ impl Task {
                 self.feed(Input::Ack(ack.into_input(ask))).await;
             }
             InboundBody::State(state) => self.feed(Input::Report(state.into_input())).await,
-            InboundBody::Control(_) | InboundBody::GetState | InboundBody::Diff => self.listener.pass_on(message),
+            InboundBody::Control(ref control) => {
+                if control.command == Command::Cancel && control.phase.is_none() {
+                    // Runtimes heard it too and are stopping: what they report next is no failure. Spec follows.
+                    let settings = Settings { shutdown: Some(Shutdown::Cancel), ..self.session.settings().clone() };
+                    self.feed(Input::Settings(Box::new(settings))).await;
+                }
+                self.listener.pass_on(message);
+            }
+            InboundBody::GetState | InboundBody::Diff => self.listener.pass_on(message),
         }
     }
 
