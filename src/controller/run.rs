@@ -92,7 +92,9 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
             events: events.clone(),
             voice: voice.clone(),
         });
-        let watch = watch(api, &options, writer, Arc::clone(&context));
+        // Ready when every cache is filled once. NATS is no part of it: status stays readable without.
+        let filled = options.heart.gate("the cache of PhaseManifests");
+        let watch = watch(api, &options, writer, Arc::clone(&context), filled);
         loops.push(drive(watch, objects.clone(), context, options.heart.clone(), stop.clone()));
         stores.push(objects);
     }
@@ -100,13 +102,11 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
         client: options.client.clone(),
         bus: bus.clone(),
         origin: options.origin.clone(),
-        objects: stores.clone(),
+        objects: stores,
         connection: "default".to_owned(),
     };
     let responder = tokio::spawn(responder.run(passed_on_out, inbound.register_rest()));
-    let ready = tokio::spawn(say_ready(stores, options.heart.gate("caches")));
     join_all(loops).await;
-    ready.abort();
     responder.abort();
     stop_sessions(&roster).await;
     events.flush(Duration::from_secs(2)).await;
@@ -129,6 +129,7 @@ fn watch(
     options: &Options,
     writer: reflector::store::Writer<PhaseManifest>,
     context: Arc<Context>,
+    filled: Gate,
 ) -> impl Stream<Item = Result<PhaseManifest, watcher::Error>> + Send + 'static + use<> {
     let mut config = watcher::Config::default().timeout(WATCH_SECONDS);
     if let Some(selector) = &options.selector {
@@ -142,10 +143,11 @@ fn watch(
             object.annotations_mut().remove("kubectl.kubernetes.io/last-applied-configuration");
         })
         .reflect(writer)
-        .inspect(move |event| {
-            if let Ok(watcher::Event::Delete(object)) = event {
-                context.forget(object);
-            }
+        .inspect(move |event| match event {
+            Ok(watcher::Event::Delete(object)) => context.forget(object),
+            // Not `Store::wait_until_ready`, which wakes one waiter alone: the controller's or ours.
+            Ok(watcher::Event::InitDone) => filled.open(),
+            _ => {}
         })
         .applied_objects()
         .predicate_filter(predicates::generation, PredicateConfig::default())
@@ -234,17 +236,6 @@ fn after_failure(
         tokio::spawn(async move { set_aside(&context.client, &object, &why).await });
     }
     Action::requeue(PAUSE_INITIAL.saturating_mul(1 << count.saturating_sub(1).min(16)).min(PAUSE_MAX))
-}
-
-/// Ready when every cache is filled once. NATS is no part of it: status stays readable without.
-async fn say_ready(stores: Vec<Store<PhaseManifest>>, caches: Gate) {
-    for objects in &stores {
-        // An error is a watch that has ended: the process is stopping.
-        if objects.wait_until_ready().await.is_err() {
-            return;
-        }
-    }
-    caches.open();
 }
 
 /// Tells all sessions to store what they know, then waits for them.

@@ -44,8 +44,14 @@ pub async fn start(bus: Bus, prefix: &Prefix, work: &Task) -> Result<(Local, Out
     let (picture_to, picture) = watch::channel(Arc::new(session.record()));
     let (outputs_to, outputs) = mpsc::unbounded_channel();
     let inbound = Inbound::run(bus.clone(), prefix.clone(), origin.clone()).await?;
-    let start =
-        Start { session, id: work.session.clone(), prefix: prefix.clone(), origin: Origin(origin), generation: 1 };
+    let start = Start {
+        session,
+        id: work.session.clone(),
+        prefix: prefix.clone(),
+        origin: Origin(origin),
+        generation: 1,
+        orders: Vec::new(),
+    };
     let task = sessions::spawn(bus, &inbound, start, LocalStore(picture_to), Viewer(outputs_to));
     Ok((Local { picture, task, _inbound: inbound }, outputs))
 }
