@@ -8,7 +8,7 @@ It keeps the rules of a good runtime:
   - it begins only after the operator has answered its ack with x-granted: true, so no phase ever runs twice;
   - it stays silent about phases whose labels it does not carry, and declines those that it cannot do;
   - offered an attempt that it holds or has finished, it says again what it knows;
-  - it says `running` every ten seconds, so that its silence can be told from long work;
+  - it says `running` every ten seconds (--heartbeat), so that its silence can be told from long work;
   - it stops an attempt when .control says so, and answers .control x-report at once;
   - on SIGTERM it takes nothing new, lets what runs finish for --drain seconds, stops the rest, and reports it all.
 """
@@ -25,7 +25,6 @@ from datetime import datetime, timezone
 
 import nats
 
-HEARTBEAT = 10  # seconds between two `running`
 OUTCOMES_KEPT = 3600  # seconds that the end of an attempt is remembered
 STOP_GRACE = 5  # seconds between SIGTERM and SIGKILL
 LINE_BYTES_MAX = 4096
@@ -128,7 +127,7 @@ class Runtime:
         subject = f"{self.options.prefix}.{attempt.session}.ack"
         if not accepted:
             return await self.publish(subject, body)
-        body["x-heartbeat"] = f"{HEARTBEAT}s"
+        body["x-heartbeat"] = f"{self.options.heartbeat}s"
         reply = await self.nc.request(subject, json.dumps(body).encode(), timeout=2)
         return json.loads(reply.data).get("x-granted") is True
 
@@ -137,7 +136,7 @@ class Runtime:
             return
         body = attempt.ended or {"status": "running"}
         body = {"phaseId": attempt.phase_id, **body, "updated": now(), "x-attempt": attempt.token,
-                "x-runtime": self.options.name, "x-heartbeat": f"{HEARTBEAT}s"}
+                "x-runtime": self.options.name, "x-heartbeat": f"{self.options.heartbeat}s"}
         await self.publish(f"{self.options.prefix}.{attempt.session}.state", body)
 
     async def publish(self, subject, body):
@@ -184,7 +183,7 @@ class Runtime:
 
     async def beat(self, attempt):
         while True:
-            await asyncio.sleep(HEARTBEAT)
+            await asyncio.sleep(self.options.heartbeat)
             await self.report(attempt)
 
     async def run(self, attempt):
@@ -255,6 +254,7 @@ async def main():
     parser.add_argument("--name", default=f"{os.uname().nodename}-{secrets.token_hex(4)}",
                         help="x-runtime; no two processes may share one, one after the other neither")
     parser.add_argument("--concurrency", type=int, default=4, help="phases at a time")
+    parser.add_argument("--heartbeat", type=int, default=10, help="seconds between two `running`; three missed are the end")
     parser.add_argument("--drain", type=float, default=30, help="seconds that running phases get after SIGTERM")
     parser.add_argument("--allow-exec", action="store_true",
                         help="run commands written in phases: whoever may publish a target may run anything here")

@@ -12,6 +12,7 @@ mod health;
 mod layers;
 mod lifecycle;
 mod model;
+mod operator;
 mod resource;
 mod run;
 mod testbed;

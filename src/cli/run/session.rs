@@ -10,7 +10,7 @@ use crate::{
     bus::{self, Bus, Inbound, InboundHandle, InboundMessage},
     engine::{Output, Record, Session, Settings},
     protocol::Prefix,
-    sessions::{self, Handle, Listener, LocalStore, Order, Origin, Start},
+    sessions::{self, Handle, Listener, LocalStore, Order, Origin, Past, Start},
 };
 
 /// A session under way.
@@ -51,6 +51,7 @@ pub async fn start(bus: Bus, prefix: &Prefix, work: &Task) -> Result<(Local, Out
         origin: Origin(origin),
         generation: 1,
         orders: Vec::new(),
+        past: Past::None,
     };
     let task = sessions::spawn(bus, &inbound, start, LocalStore(picture_to), Viewer(outputs_to));
     Ok((Local { picture, task, _inbound: inbound }, outputs))

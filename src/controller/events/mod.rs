@@ -1,14 +1,15 @@
 //! Kubernetes Events: the story of a session for `kubectl describe`.
 //!
 //! Telling must never hold up doing. So there is a bounded queue and one task behind it: what does not fit is dropped
-//! and counted. An Event is named by what happened, so that the same thing told twice, by this process or by the next
-//! leader, is one Event. Needs `create` on `events.events.k8s.io` and nothing else.
+//! and counted. An Event is named by when it was told, because `kubectl describe` lists Events in the order of their
+//! names, and by what happened, so that the same thing told twice, by this process or by the next leader, is one Event.
+//! Needs `create` and `list` on `events.events.k8s.io`; without `list` the next leader tells some of it again.
 
 mod bucket;
 mod story;
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -21,7 +22,10 @@ use k8s_openapi::{
     api::{core::v1::ObjectReference, events::v1::Event},
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
 };
-use kube::{Api, Client, Resource, api::PostParams};
+use kube::{
+    Api, Client, Resource,
+    api::{ListParams, PostParams},
+};
 use sha2::{Digest as _, Sha256};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -45,7 +49,7 @@ pub const CONTROLLER: &str = "pmp.dev/operator";
 /// Events that wait for the API server; some 1 KiB each.
 const QUEUE_MAX: usize = 4096;
 
-/// Of one session: a story at once, then one every so often.
+/// Of one session's phases: a story at once, then one every so often.
 const BURST: u32 = 25;
 const EVERY: Duration = Duration::from_secs(10);
 
@@ -55,6 +59,11 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// Things told that are remembered, so that a runtime that repeats itself costs no calls.
 const REMEMBERED_MAX: usize = 256;
+
+/// Objects of which the poster knows what was told; the oldest knowledge is cheap to ask for again.
+const OBJECTS_MAX: usize = 1024;
+/// Events of one object that are looked through: more than its budget makes in the hour that they are kept.
+const TOLD_MAX: u32 = 500;
 
 /// Longest name of an object, and of the instance in an Event.
 const NAME_BYTES_MAX: usize = 253;
@@ -99,6 +108,8 @@ pub struct SessionEvents {
     regarding: ObjectReference,
     bucket: Bucket,
     told: HashSet<String>,
+    /// The time in the last name: of two things told within a millisecond, the second is named by the next one.
+    last_millis: i64,
 }
 
 impl Events {
@@ -121,6 +132,7 @@ impl Events {
             regarding: regarding.clone(),
             bucket: Bucket::new(BURST, EVERY, Instant::now()),
             told: HashSet::new(),
+            last_millis: 0,
         }
     }
 
@@ -174,30 +186,34 @@ impl SessionEvents {
     }
 
     fn tell(&mut self, tale: &Tale) {
-        let name = self.name(&tale.id);
-        if self.told.contains(&name) {
+        let hash = self.hash(&tale.id);
+        if self.told.contains(&hash) {
             return;
         }
-        let is_told = self.bucket.take(Instant::now())
-            && self.events.queue.try_send(Work::Post(Box::new(self.event(tale, name.clone())))).is_ok();
+        let now = Timestamp::now();
+        self.last_millis = now.as_millisecond().max(self.last_millis + 1);
+        let event = self.event(tale, now, &hash);
+        // However much the phases had to say, how it ended is told; the session's own turns are few.
+        let is_within = tale.reason.is_of_session() || self.bucket.take(Instant::now());
+        let is_told = is_within && self.events.queue.try_send(Work::Post(Box::new(event))).is_ok();
         if is_told {
             if self.told.len() == REMEMBERED_MAX {
                 self.told.clear();
             }
-            self.told.insert(name);
+            self.told.insert(hash);
         } else {
             self.events.tally.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn event(&self, tale: &Tale, name: String) -> Event {
+    fn event(&self, tale: &Tale, now: Timestamp, hash: &str) -> Event {
         Event {
             metadata: ObjectMeta {
-                name: Some(name),
+                name: Some(self.name(hash)),
                 namespace: self.regarding.namespace.clone(),
                 ..ObjectMeta::default()
             },
-            event_time: Some(MicroTime(Timestamp::now())),
+            event_time: Some(MicroTime(now)),
             reporting_controller: Some(CONTROLLER.to_owned()),
             reporting_instance: Some(self.events.reporter.as_ref().to_owned()),
             regarding: Some(self.regarding.clone()),
@@ -209,14 +225,20 @@ impl SessionEvents {
         }
     }
 
-    /// `<name of the object>.<hash of what happened to this very object>`.
-    fn name(&self, id: &str) -> String {
+    /// What happened, to this very object: the same whoever tells it.
+    fn hash(&self, id: &str) -> String {
         let mut hash = Sha256::new();
         hash.update(self.regarding.uid.as_deref().unwrap_or_default());
         hash.update([0]);
         hash.update(id);
         let bits = hash.finalize()[..8].iter().fold(0_u64, |bits, &byte| bits << 8 | u64::from(byte));
-        let tail = format!(".{bits:016x}");
+        format!("{bits:016x}")
+    }
+
+    /// `<name of the object>.<milliseconds since 1970, hex>-<hash of what happened>`. The new Events API takes none of
+    /// the timestamps that `kubectl describe` sorts by, and leaves it the order of the names.
+    fn name(&self, hash: &str) -> String {
+        let tail = format!(".{:012x}-{hash}", self.last_millis);
         let name = self.regarding.name.as_deref().unwrap_or_default();
         let head = name[..name.len().min(NAME_BYTES_MAX - tail.len())].trim_end_matches(['.', '-']);
         format!("{head}{tail}")
@@ -226,6 +248,7 @@ impl SessionEvents {
 /// One at a time: a call takes a millisecond or two, and a server that is slow is not asked for more.
 async fn post_all(client: Client, mut work: mpsc::Receiver<Work>, tally: Arc<Tally>) {
     let mut is_denied = false;
+    let mut past = Past::default();
     while let Some(next) = work.recv().await {
         let event = match next {
             Work::Post(event) => event,
@@ -235,7 +258,7 @@ async fn post_all(client: Client, mut work: mpsc::Receiver<Work>, tally: Arc<Tal
                 continue;
             }
         };
-        match post(&client, &event).await {
+        match past.post(&client, &event).await {
             Ok(()) => {
                 tally.posted.fetch_add(1, Ordering::Relaxed);
             }
@@ -250,6 +273,47 @@ async fn post_all(client: Client, mut work: mpsc::Receiver<Work>, tally: Arc<Tal
             }
         }
     }
+}
+
+/// What was told of each object, by this process and by those before it: the hashes at the end of the names.
+#[derive(Default)]
+struct Past(HashMap<String, HashSet<String>>);
+
+impl Past {
+    async fn post(&mut self, client: &Client, event: &Event) -> Result<(), call::Error> {
+        let uid = event.regarding.as_ref().and_then(|about| about.uid.clone()).unwrap_or_default();
+        if !self.0.contains_key(&uid) {
+            if self.0.len() == OBJECTS_MAX {
+                self.0.clear();
+            }
+            // Not knowing the past is no reason to be silent.
+            let told = told(client, event, &uid).await.unwrap_or_default();
+            self.0.insert(uid.clone(), told);
+        }
+        let told = self.0.entry(uid).or_default();
+        let Some(hash) = hash_in(event) else { return post(client, event).await };
+        if told.contains(hash) {
+            return Ok(());
+        }
+        post(client, event).await?;
+        if told.len() == TOLD_MAX as usize {
+            told.clear();
+        }
+        told.insert(hash.to_owned());
+        Ok(())
+    }
+}
+
+fn hash_in(event: &Event) -> Option<&str> {
+    event.metadata.name.as_deref()?.rsplit_once('-').map(|(_, hash)| hash)
+}
+
+/// The hashes of all that the API server still has of the object that this Event is about.
+async fn told(client: &Client, event: &Event, uid: &str) -> Result<HashSet<String>, call::Error> {
+    let api: Api<Event> = Api::namespaced(client.clone(), event.metadata.namespace.as_deref().unwrap_or_default());
+    let of_it = ListParams::default().fields(&format!("regarding.uid={uid}")).limit(TOLD_MAX);
+    let found = call("list Events", api.list(&of_it)).await?;
+    Ok(found.items.iter().filter_map(hash_in).map(str::to_owned).collect())
 }
 
 async fn post(client: &Client, event: &Event) -> Result<(), call::Error> {

@@ -72,6 +72,14 @@ impl Reason {
         }
     }
 
+    /// A turn of the session as a whole: at most two a revision, Retry or Restart.
+    pub(super) fn is_of_session(self) -> bool {
+        matches!(
+            self,
+            Self::Started | Self::Reopened | Self::Succeeded | Self::Failed | Self::Cancelled | Self::Planned
+        )
+    }
+
     /// What was being done, for machines.
     pub(super) fn action(self) -> &'static str {
         match self {
