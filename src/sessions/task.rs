@@ -42,6 +42,9 @@ pub struct Start {
     pub origin: Origin,
     /// Of the resource that the session's settings are of.
     pub generation: i64,
+    /// Obeyed before anything is stored: the first stored status already knows of the edit that it was begun for,
+    /// so that nobody takes the verdict on the last revision for one on this generation.
+    pub orders: Vec<Order>,
     pub past: Past,
 }
 
@@ -173,7 +176,7 @@ pub fn spawn(bus: Bus, inbound: &InboundHandle, start: Start, store: impl Store,
     };
     let stopped = stop.clone();
     let task = tokio::spawn(async move {
-        let end = task.run(orders_in, sink, ready, saved, stopped).await;
+        let end = task.run(start.orders, orders_in, sink, ready, saved, stopped).await;
         end_to.send_replace(Some(end));
     });
     Handle { orders, stop, end, task }
@@ -235,6 +238,7 @@ struct Task {
 impl Task {
     async fn run(
         mut self,
+        first: Vec<Order>,
         mut orders: mpsc::Receiver<Order>,
         mut sink: Sink,
         mut ready: watch::Receiver<Ready>,
@@ -243,6 +247,11 @@ impl Task {
     ) -> End {
         ready.mark_changed();
         self.drain().await;
+        for order in first {
+            if let Some(end) = self.obey(order).await {
+                return end;
+            }
+        }
         let mut has_orders = true;
         loop {
             if self.is_done() {
