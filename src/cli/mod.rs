@@ -22,7 +22,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Run(run::Args),
-    Operator(operator::Args),
+    // Boxed, because it has as many arguments as all others together.
+    Operator(Box<operator::Args>),
     Crd(crd::Args),
 }
 

@@ -35,24 +35,25 @@ pub fn state(object: &PhaseManifest, plan: Option<&Plan>) -> Value {
 /// An answer of at most so many bytes: where it is longer, first the phases that are done or untouched are left out,
 /// then all; `phasesOmitted` says how many.
 pub fn within(mut answer: Value, bytes_max: usize) -> Vec<u8> {
-    let quiet = ["Complete", "Skipped", "Waiting", "Idle"];
-    let is_telling = |row: &Value| row["state"].as_str().is_none_or(|state| !quiet.contains(&state));
-    let keep: [fn(&Value, &dyn Fn(&Value) -> bool) -> bool; 2] = [|row, is_telling| is_telling(row), |_, _| false];
-    let mut bytes = answer.to_string().into_bytes();
-    let mut omitted = 0;
-    for keep in keep {
-        if bytes.len() <= bytes_max {
-            break;
-        }
-        if let Some(Value::Array(rows)) = answer.get_mut("phases") {
-            let before = rows.len();
-            rows.retain(|row| keep(row, &is_telling));
-            omitted += before - rows.len();
-        }
-        answer["phasesOmitted"] = omitted.into();
-        bytes = answer.to_string().into_bytes();
+    const QUIET: [&str; 4] = ["Complete", "Skipped", "Waiting", "Idle"];
+    let is_telling = |row: &Value| row["state"].as_str().is_none_or(|state| !QUIET.contains(&state));
+    let whole = answer.to_string().into_bytes();
+    if whole.len() <= bytes_max {
+        return whole;
     }
-    bytes
+    let cut = without_phases(&mut answer, is_telling);
+    if cut.len() <= bytes_max { cut } else { without_phases(&mut answer, |_| false) }
+}
+
+fn without_phases(answer: &mut Value, keep: impl Fn(&Value) -> bool) -> Vec<u8> {
+    let mut omitted = answer["phasesOmitted"].as_u64().unwrap_or(0);
+    if let Some(Value::Array(rows)) = answer.get_mut("phases") {
+        let before = rows.len();
+        rows.retain(keep);
+        omitted += u64::try_from(before - rows.len()).unwrap_or(u64::MAX);
+    }
+    answer["phasesOmitted"] = omitted.into();
+    answer.to_string().into_bytes()
 }
 
 /// From the last revision to the plan that the spec holds now: `{sessionId, revision, digest, specDigest, changesCount,

@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 use super::call::{self, call, name, namespace};
 use crate::{
     bus::{InboundBody, InboundMessage, Origin},
+    manifest::PhaseId,
     protocol::{Command, ControlMessage},
     resource::{PhaseManifest, Request, RequestAction, Shutdown},
 };
@@ -134,7 +135,7 @@ pub async fn obey(
 
 /// Who said what, on one line.
 fn written(control: &ControlMessage, connection: &str) -> String {
-    let phase = control.phase.as_ref().map(|phase| phase.as_str());
+    let phase = control.phase.as_ref().map(PhaseId::as_str);
     json!({"connection": connection, "command": control.command.as_str(), "phase": phase}).to_string()
 }
 
@@ -166,11 +167,11 @@ fn change(object: &PhaseManifest, control: &ControlMessage, id: &CommandId) -> R
         (Some(phase), _) => Some(phase.as_str().to_owned()),
     };
     let request = Request { token: format!("bus-{}", id.0), action, phase };
-    with_request(object, request)
+    with_request(object, &request)
 }
 
 /// `spec.requests` with one more, without those that are handled.
-fn with_request(object: &PhaseManifest, request: Request) -> Result<Option<Value>, String> {
+fn with_request(object: &PhaseManifest, request: &Request) -> Result<Option<Value>, String> {
     let there = object.spec.requests.as_deref().unwrap_or_default();
     if there.iter().any(|other| other.token == request.token) {
         return Ok(None);
@@ -181,7 +182,7 @@ fn with_request(object: &PhaseManifest, request: Request) -> Result<Option<Value
     if requests.len() >= REQUESTS_MAX {
         return Err(format!("{REQUESTS_MAX} requests wait for their turn: ask again later"));
     }
-    requests.push(&request);
+    requests.push(request);
     let list = serde_json::to_value(requests).expect("texts are JSON");
     Ok(Some(Value::Object(Map::from_iter([("requests".to_owned(), list)]))))
 }
@@ -190,7 +191,6 @@ fn with_request(object: &PhaseManifest, request: Request) -> Result<Option<Value
 mod tests {
     use super::*;
     use crate::{
-        manifest::PhaseId,
         protocol::SessionId,
         resource::{PhaseManifestSpec, PhaseManifestStatus, RequestStatus},
     };

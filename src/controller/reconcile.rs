@@ -5,11 +5,15 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::channel::mpsc;
 use jiff::{Timestamp, TimestampRound, Unit};
 use kube::{
     Api, Client,
     api::{DeleteParams, Preconditions},
-    runtime::{controller::Action, reflector::Store},
+    runtime::{
+        controller::Action,
+        reflector::{ObjectRef, Store},
+    },
 };
 
 use super::{
@@ -28,7 +32,7 @@ use crate::{
     manifest::{ExternalWait, Plan},
     protocol::Prefix,
     resource::{PhaseManifest, Refusal, Situation, UpdatePolicy, restore},
-    sessions::{self, End, Keeper, KubernetesStore, Order, Origin, Refused, Start, StoreError},
+    sessions::{self, End, Keeper, KubernetesStore, Order, Origin, Past, Refused, Start, StoreError},
 };
 
 /// Everything that reconciling needs.
@@ -46,7 +50,12 @@ pub struct Context {
     pub roster: Roster,
     pub events: Events,
     pub voice: Voice,
+    /// Objects to look at again, though nobody edited them.
+    pub wake: mpsc::UnboundedSender<ObjectRef<PhaseManifest>>,
 }
+
+/// How far the cache may reasonably be behind a write of ours.
+const CACHE_LAG: Duration = Duration::from_secs(1);
 
 /// Our own reading or writing failed; tried again with growing pauses.
 #[derive(Debug, thiserror::Error)]
@@ -116,7 +125,7 @@ impl Context {
         if !is_judged || status.verdict.is_none() || runs_here {
             return Ok(None);
         }
-        let Some(due) = self.due(object) else { return Ok(Some(Action::await_change())) };
+        let Some(due) = due(object) else { return Ok(Some(Action::await_change())) };
         let left = Duration::try_from(due.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO);
         if !left.is_zero() {
             return Ok(Some(Action::requeue(left)));
@@ -133,13 +142,6 @@ impl Context {
             Err(error) if error.is_not_found() || error.is_conflict() => Ok(Some(Action::await_change())),
             Err(error) => Err(error.into()),
         }
-    }
-
-    /// When `spec.ttlAfterFinished` is over.
-    fn due(&self, object: &PhaseManifest) -> Option<Timestamp> {
-        let orders = crate::resource::Orders::new(&object.spec).ok()?;
-        let finished = object.status.as_ref()?.finished_at?.get();
-        finished.checked_add(jiff::SignedDuration::try_from(orders.ttl_after_finished?).ok()?).ok()
     }
 
     async fn judge(&self, object: &PhaseManifest) -> Result<Result<Accepted, (Refusal, String)>, Error> {
@@ -264,6 +266,7 @@ impl Context {
             prefix: self.prefix.clone(),
             origin: self.origin.clone(),
             generation,
+            past: if status_revision(&fresh).is_some() { Past::Stored } else { Past::None },
         };
         let listener = self.voice.of(&fresh);
         let handle = sessions::spawn(self.bus.clone(), &self.inbound, start, store, listener);
@@ -290,7 +293,7 @@ impl Context {
         let uid = uid(object);
         let settings = accepted.settings.clone();
         // A dry run has a verdict and no revision.
-        let Some(stored) = status.revision.and_then(|revision| u64::try_from(revision).ok()) else {
+        let Some(stored) = status_revision(object) else {
             let plan = Arc::clone(&accepted.plan);
             self.next_revision(object, accepted, 1).await?;
             return Ok(Ok((Session::start(uid, plan, 1, accepted.strategy, settings, now), None)));
@@ -347,8 +350,14 @@ impl Context {
     /// A task that panics takes its own session down and no other; its resource says so.
     fn watch_over(&self, object: &PhaseManifest, handle: &sessions::Handle) {
         let (client, object, mut end) = (self.client.clone(), object.clone(), handle.watch());
+        let wake = self.wake.clone();
         tokio::spawn(async move {
             match end.end().await {
+                Some(End::Finished) if object.spec.ttl_after_finished.is_some() => {
+                    // Its time to live begins; the cache has the verdict by then.
+                    tokio::time::sleep(CACHE_LAG).await;
+                    drop(wake.unbounded_send(ObjectRef::from_obj(&object)));
+                }
                 Some(End::Finished | End::Stopped | End::Gone) => {}
                 Some(End::Deposed) => {
                     tracing::warn!(resource = name(&object), "another process has taken the session over");
@@ -376,6 +385,18 @@ pub async fn set_aside(client: &Client, object: &PhaseManifest, why: &str) {
     if let Err(error) = written.await {
         tracing::warn!(resource = name(object), %error, "cannot write that the object is set aside");
     }
+}
+
+/// When `spec.ttlAfterFinished` is over.
+fn due(object: &PhaseManifest) -> Option<Timestamp> {
+    let orders = crate::resource::Orders::new(&object.spec).ok()?;
+    let finished = object.status.as_ref()?.finished_at?.get();
+    finished.checked_add(jiff::SignedDuration::try_from(orders.ttl_after_finished?).ok()?).ok()
+}
+
+/// The revision that has started; nothing before the first, and after a dry run.
+fn status_revision(object: &PhaseManifest) -> Option<u64> {
+    u64::try_from(object.status.as_ref()?.revision?).ok()
 }
 
 /// Whether the other manifest's status says that the phase is done.

@@ -301,7 +301,7 @@ mod tests {
 
     /// What gzip cannot make small.
     fn noise(n: usize) -> String {
-        Sha256::digest(n.to_be_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+        crate::manifest::Digest::of(&n.to_be_bytes()).to_string()
     }
 
     fn named(name: &str) -> PhaseManifest {

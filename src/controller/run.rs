@@ -14,7 +14,7 @@ use kube::{
         Controller, PredicateConfig, WatchStreamExt,
         controller::{Action, Config as ControllerConfig},
         predicates,
-        reflector::{self, Store},
+        reflector::{self, ObjectRef, Store},
         watcher::{self, watcher},
     },
 };
@@ -43,7 +43,7 @@ const CONCURRENCY: u16 = 16;
 const FAILURES_MAX: u32 = 8;
 /// First and longest pause after a failure.
 const PAUSE_INITIAL: Duration = Duration::from_secs(1);
-const PAUSE_MAX: Duration = Duration::from_secs(300);
+const PAUSE_MAX: Duration = Duration::from_mins(5);
 /// How long the sessions may take to store what they know.
 const STOP_TIMEOUT: Duration = Duration::from_secs(8);
 /// Requests and commands waiting for an answer.
@@ -78,6 +78,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
     let mut stores = Vec::new();
     for api in apis(&options) {
         let (objects, writer) = reflector::store();
+        let (wake, woken) = futures::channel::mpsc::unbounded();
         let context = Arc::new(Context {
             client: options.client.clone(),
             keeper: Keeper(Holder { process: options.process.clone(), ..Holder::default() }),
@@ -91,22 +92,22 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
             roster: roster.clone(),
             events: events.clone(),
             voice: voice.clone(),
+            wake,
         });
-        let watch = watch(api, &options, writer, Arc::clone(&context));
-        loops.push(drive(watch, objects.clone(), context, options.heart.clone(), stop.clone()));
+        let filled = options.heart.gate("the cache of PhaseManifests");
+        let watch = watch(api, &options, writer, Arc::clone(&context), filled.clone());
+        loops.push(drive(watch, woken, objects.clone(), context, options.heart.clone(), filled, stop.clone()));
         stores.push(objects);
     }
     let responder = Responder {
         client: options.client.clone(),
         bus: bus.clone(),
         origin: options.origin.clone(),
-        objects: stores.clone(),
+        objects: stores,
         connection: "default".to_owned(),
     };
     let responder = tokio::spawn(responder.run(passed_on_out, inbound.register_rest()));
-    let ready = tokio::spawn(say_ready(stores, options.heart.gate("caches")));
     join_all(loops).await;
-    ready.abort();
     responder.abort();
     stop_sessions(&roster).await;
     events.flush(Duration::from_secs(2)).await;
@@ -124,11 +125,15 @@ fn apis(options: &Options) -> Vec<Api<PhaseManifest>> {
 }
 
 /// Objects whose spec changed, reflected into the store on the way; deletions end sessions at once.
+///
+/// `filled` opens once the store holds all there is. It is told here and not by `Store::wait_until_ready`, which wakes
+/// only the last of those who wait, and the controller waits too.
 fn watch(
     api: Api<PhaseManifest>,
     options: &Options,
     writer: reflector::store::Writer<PhaseManifest>,
     context: Arc<Context>,
+    filled: Gate,
 ) -> impl Stream<Item = Result<PhaseManifest, watcher::Error>> + Send + 'static + use<> {
     let mut config = watcher::Config::default().timeout(WATCH_SECONDS);
     if let Some(selector) = &options.selector {
@@ -142,10 +147,11 @@ fn watch(
             object.annotations_mut().remove("kubectl.kubernetes.io/last-applied-configuration");
         })
         .reflect(writer)
-        .inspect(move |event| {
-            if let Ok(watcher::Event::Delete(object)) = event {
-                context.forget(object);
-            }
+        .inspect(move |event| match event {
+            Ok(watcher::Event::Delete(object)) => context.forget(object),
+            // NATS is no part of readiness: status stays readable without.
+            Ok(watcher::Event::InitDone) => filled.open(),
+            _ => {}
         })
         .applied_objects()
         .predicate_filter(predicates::generation, PredicateConfig::default())
@@ -154,16 +160,20 @@ fn watch(
 /// The loop over results of reconciles: logs, beats, and lets no object take the others down.
 async fn drive(
     watch: impl Stream<Item = Result<PhaseManifest, watcher::Error>> + Send + 'static,
+    woken: impl Stream<Item = ObjectRef<PhaseManifest>> + Send + 'static,
     objects: Store<PhaseManifest>,
     context: Arc<Context>,
     heart: Heart,
+    filled: Gate,
     stop: CancellationToken,
 ) {
     let failures: Arc<Mutex<HashMap<String, u32>>> = Arc::default();
     let (guarded, counted) = (Arc::clone(&failures), failures);
     let until = stop.clone();
     let swept = context.roster.clone();
+    let unfilled = stopped_unfilled(filled, stop);
     let results = Controller::for_stream(watch, objects)
+        .reconcile_on(woken)
         .with_config(ControllerConfig::default().concurrency(CONCURRENCY))
         .graceful_shutdown_on(async move { until.cancelled().await })
         .run(
@@ -173,9 +183,10 @@ async fn drive(
         );
     let beat = heart.register("controller");
     let mut beats = interval(BEAT);
-    let mut results = std::pin::pin!(results);
+    let (mut results, mut unfilled) = (std::pin::pin!(results), std::pin::pin!(unfilled));
     loop {
         tokio::select! {
+            () = &mut unfilled => return,
             result = results.next() => match result {
                 Some(Ok((object, _))) => tracing::trace!(resource = %object, "reconciled"),
                 Some(Err(error)) => tracing::debug!(%error, "a reconcile did not end well"),
@@ -186,6 +197,15 @@ async fn drive(
                 swept.sweep();
             }
         }
+    }
+}
+
+/// The process is stopping, and the cache was never filled: kube's controller would wait for that before it ends, though
+/// it no longer reads the watch that fills it. Nothing was reconciled yet, so there is nothing to wait for.
+async fn stopped_unfilled(filled: Gate, stop: CancellationToken) {
+    stop.cancelled().await;
+    if filled.is_open() {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -234,17 +254,6 @@ fn after_failure(
         tokio::spawn(async move { set_aside(&context.client, &object, &why).await });
     }
     Action::requeue(PAUSE_INITIAL.saturating_mul(1 << count.saturating_sub(1).min(16)).min(PAUSE_MAX))
-}
-
-/// Ready when every cache is filled once. NATS is no part of it: status stays readable without.
-async fn say_ready(stores: Vec<Store<PhaseManifest>>, caches: Gate) {
-    for objects in &stores {
-        // An error is a watch that has ended: the process is stopping.
-        if objects.wait_until_ready().await.is_err() {
-            return;
-        }
-    }
-    caches.open();
 }
 
 /// Tells all sessions to store what they know, then waits for them.

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::{
     Edit, Keep, PhaseRecord, PhaseState,
     session::{Row, Session, fresh, is_satisfied},
+    steering::is_final_cancel,
 };
 use crate::manifest::PhaseId;
 
@@ -72,7 +73,9 @@ impl Session {
 }
 
 fn fate(record: &PhaseRecord, is_unchanged: bool) -> Fate {
-    let is_open = !record.state.is_terminal() && record.state != PhaseState::Held;
+    // What ends with the old revision is over, changed or not; the new one wants it anew.
+    let is_ending = record.state == PhaseState::Cancelling && is_final_cancel(record.reason);
+    let is_open = !record.state.is_terminal() && record.state != PhaseState::Held && !is_ending;
     match () {
         () if is_unchanged && (is_satisfied(record) || is_open) => Fate::Stays,
         () if record.state.is_bound() => Fate::EndsUnjudged,

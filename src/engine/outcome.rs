@@ -39,11 +39,16 @@ impl Session {
         let has_time = spec.timeouts.total.is_none_or(|total| spent < total);
         let has_tries = row.record.attempt < spec.max_attempts;
         if has_tries && has_time && advice != RetryAdvice::Never {
+            if !row.wanted {
+                // Nobody wants it tried again, unless it comes to be wanted again.
+                self.change(ix, PhaseState::Idle, Some(reason), message, now);
+                return self.end_offers(ix);
+            }
             return self.back_off(ix, reason, message, advice, now);
         }
         match spec.on_exhausted {
             // Nobody is asked to decide about a session that is being shut down.
-            OnExhausted::Hold if self.settings.shutdown.is_none() => {
+            OnExhausted::Hold if self.settings.shutdown.is_none() && row.wanted => {
                 self.change(ix, PhaseState::Held, Some(PhaseReason::AttemptsExhausted), message, now);
                 self.end_offers(ix);
                 self.push_handler(ix, HandlerKind::Held);
@@ -177,7 +182,7 @@ impl Session {
     }
 
     /// An edit changed the phase while it ran; it has finished, and runs again as it is now.
-    fn rerun(&mut self, ix: PhaseIx, now: Timestamp) {
+    pub(super) fn rerun(&mut self, ix: PhaseIx, now: Timestamp) {
         self.reopen(ix, now);
         self.relink(now);
         self.obey_settings(now);

@@ -112,8 +112,11 @@ impl Session {
 
     /// The grace is over, or the runtime said that it has stopped.
     pub(super) fn end_cancelling(&mut self, ix: PhaseIx, now: Timestamp) {
-        let reason = self.phase(ix).reason.unwrap_or(PhaseReason::Shutdown);
+        let record = self.phase(ix);
+        let reason = record.reason.unwrap_or(PhaseReason::Shutdown);
+        let goes_on = self.settings.shutdown.is_none() && !self.timed_out;
         match reason {
+            _ if record.superseded && goes_on => self.rerun(ix, now),
             PhaseReason::TotalTimeout => self.fail_attempt(ix, reason, "", RetryAdvice::Never, now),
             PhaseReason::AttemptTimeout | PhaseReason::StartTimeout => {
                 self.fail_attempt(ix, reason, "", RetryAdvice::AsConfigured, now);
@@ -125,9 +128,11 @@ impl Session {
     // === the bus ===
 
     pub(super) fn change_gate(&mut self, gate: OffersGate, now: Timestamp) {
-        let opens = self.gate == OffersGate::Closed && gate == OffersGate::Open;
+        if self.gate == gate {
+            return;
+        }
         self.gate = gate;
-        if opens {
+        if gate == OffersGate::Open {
             // Nobody could be heard: silence until now proves nothing.
             for row in &mut self.rows {
                 row.heard_at = row.heard_at.max(now);
@@ -415,6 +420,7 @@ impl Session {
     }
 }
 
-fn is_final_cancel(reason: Option<PhaseReason>) -> bool {
+/// Of the whole session, and not of one attempt that is tried again.
+pub(super) fn is_final_cancel(reason: Option<PhaseReason>) -> bool {
     matches!(reason, Some(PhaseReason::Shutdown | PhaseReason::RevisionTimeout))
 }

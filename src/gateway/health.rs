@@ -55,8 +55,8 @@ pub struct Beat {
     ticked: Arc<AtomicU64>,
 }
 
-/// One thing that readiness waits for; closed at first.
-#[derive(Debug)]
+/// One thing that readiness waits for; closed at first. Cloning is a reference count.
+#[derive(Debug, Clone)]
 pub struct Gate(Arc<AtomicBool>);
 
 impl Default for Heart {
@@ -144,6 +144,10 @@ impl Gate {
 
     pub fn close(&self) {
         self.0.store(false, Ordering::Relaxed);
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
     }
 }
 

@@ -42,6 +42,15 @@ pub struct Start {
     pub origin: Origin,
     /// Of the resource that the session's settings are of.
     pub generation: i64,
+    pub past: Past,
+}
+
+/// Whether anything can have been said of the session before this task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Past {
+    None,
+    /// By a process that may have ended before it stored what it said.
+    Stored,
 }
 
 /// What the resource asks of its running session.
@@ -139,6 +148,8 @@ pub fn spawn(bus: Bus, inbound: &InboundHandle, start: Start, store: impl Store,
     let sink = inbound.register(&start.id);
     let ready = inbound.ready();
     let (pictures, saved) = start_writer(store);
+    // With a verdict stored nothing is under way, and whatever comes next is another run.
+    let must_ask = start.past == Past::Stored && start.session.verdict().is_none();
     let task = Task {
         bus,
         speech: Speech { prefix: start.prefix, session: start.id, origin: start.origin.0 },
@@ -147,6 +158,7 @@ pub fn spawn(bus: Bus, inbound: &InboundHandle, start: Start, store: impl Store,
         asks: HashMap::new(),
         asked: 0,
         epoch: None,
+        must_ask,
         contest: Contest::default(),
         frame: Frame { generation: start.generation, refused: None, is_staged: false, changes: 0 },
         pictures,
@@ -204,6 +216,8 @@ struct Task {
     asked: u64,
     /// Of the link, at the last resync; none while we cannot be sure to hear.
     epoch: Option<u64>,
+    /// Runtimes may hold attempts that we do not know of.
+    must_ask: bool,
     contest: Contest,
     frame: Frame,
     pictures: mpsc::Sender<Picture>,
@@ -310,19 +324,11 @@ impl Task {
             return;
         }
         self.epoch = epoch;
-        if epoch.is_some() {
-            self.resync().await;
-        }
-        self.set_gate().await;
-    }
-
-    /// A revision of which nothing was ever said has nobody to ask.
-    async fn resync(&mut self) {
-        let record = self.session.record();
-        let is_untold = !record.heard && record.phases.iter().all(|row| row.attempt == 0);
-        if !is_untold || self.saved.is_some() {
+        // From the second time on, something may have been missed in between.
+        if epoch.is_some() && std::mem::replace(&mut self.must_ask, true) {
             self.feed(Input::Resync).await;
         }
+        self.set_gate().await;
     }
 
     async fn set_gate(&mut self) {
@@ -431,7 +437,7 @@ impl Task {
             }
             Output::Reopened => self.urgency = Urgency::Now,
             Output::Note(note) => {
-                tracing::debug!(session = %self.speech.session, note = note.kind.as_str(), phase = note.phase)
+                tracing::debug!(session = %self.speech.session, note = note.kind.as_str(), phase = note.phase);
             }
         }
     }

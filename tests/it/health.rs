@@ -34,7 +34,7 @@ async fn health() -> Health {
 }
 
 /// Status and body.
-async fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+pub(crate) async fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(address).await.ok()?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.ok()?;
@@ -82,37 +82,50 @@ async fn the_end_is_not_held_up_by_a_peer_that_stays_silent() {
     assert!(get(health.address, "/livez").await.is_none(), "nobody listens any more");
 }
 
-/// The operator's process on the real API server; NATS is not there, which is no reason to end.
-async fn operator(extra: &[&str]) -> (Process, SocketAddr) {
+/// The operator's process on the real API server, in a namespace of its own, since others test there too. NATS is not
+/// there, which is no reason to end.
+async fn operator() -> (Process, SocketAddr) {
     let cluster = super::resource::cluster().await;
+    let namespace = cluster.namespace("operator").await;
     let mut command = Command::new(bin());
-    command.args(["operator", "--health-addr", "127.0.0.1:0", "--nats-url", "nats://127.0.0.1:1", "--kubeconfig"]);
-    command.arg(&cluster.kubeconfig).args(extra);
+    command.args(["operator", "--health-addr", "127.0.0.1:0", "--nats-url", "nats://127.0.0.1:1"]);
+    command.args(["--log-format", "json", "--namespace", &namespace, "--kubeconfig"]).arg(&cluster.kubeconfig);
     let process = Process::start("operator", &command);
-    let address = eventually(SOON, "the operator says where its health is", async || {
+    let address = address(&process).await;
+    (process, address)
+}
+
+/// Where an operator that was told port 0 answers health checks, as soon as its log names it.
+pub(crate) async fn address(process: &Process) -> SocketAddr {
+    eventually(SOON, "the operator says where its health is", async || {
         let log = process.stderr();
         let rest = log.split("127.0.0.1:").nth(1)?;
         let port: u16 = rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()?;
         Some(SocketAddr::from(([127, 0, 0, 1], port)))
     })
-    .await;
-    (process, address)
+    .await
 }
 
 #[tokio::test]
-async fn the_operator_answers_health_checks_and_ends_in_order_by_a_signal() {
-    let (mut process, address) = operator(&["--log-format", "json"]).await;
-    eventually(SOON, "the operator lives", async || (get(address, "/livez").await?.0 == 200).then_some(())).await;
-    eventually(SOON, "the operator knows its cluster", async || {
-        process.stderr().contains("the API server answers").then_some(())
-    })
-    .await;
+async fn the_operator_is_ready_without_nats_and_ends_in_order_by_a_signal() {
+    let (mut process, address) = operator().await;
+    eventually(SOON, "the operator is ready", async || (get(address, "/readyz").await?.0 == 200).then_some(())).await;
+    assert_eq!(get(address, "/livez").await.unwrap().0, 200);
     process.signal(Signal::TERM);
     assert_eq!(process.wait(SOON).await, 0, "{}", process.tail());
     for line in process.stderr().lines() {
         let parsed: serde_json::Value = serde_json::from_str(line).expect("every line is JSON");
         assert!(parsed["fields"]["message"].is_string(), "{line}");
     }
+}
+
+#[tokio::test]
+async fn the_operator_ends_in_order_also_before_its_caches_are_filled() {
+    let (mut process, _) = operator().await;
+    eventually(SOON, "the operator begins", async || process.stderr().contains("the API server answers").then_some(()))
+        .await;
+    process.signal(Signal::INT);
+    assert_eq!(process.wait(SOON).await, 0, "{}", process.tail());
 }
 
 #[tokio::test]

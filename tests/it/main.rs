@@ -10,6 +10,7 @@ mod bus;
 mod controller;
 mod health;
 mod layers;
+mod lifecycle;
 mod model;
 mod operator;
 mod resource;

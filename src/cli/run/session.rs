@@ -10,7 +10,7 @@ use crate::{
     bus::{self, Bus, Inbound, InboundHandle, InboundMessage},
     engine::{Output, Record, Session, Settings},
     protocol::Prefix,
-    sessions::{self, Handle, Listener, LocalStore, Order, Origin, Start},
+    sessions::{self, Handle, Listener, LocalStore, Order, Origin, Past, Start},
 };
 
 /// A session under way.
@@ -44,8 +44,14 @@ pub async fn start(bus: Bus, prefix: &Prefix, work: &Task) -> Result<(Local, Out
     let (picture_to, picture) = watch::channel(Arc::new(session.record()));
     let (outputs_to, outputs) = mpsc::unbounded_channel();
     let inbound = Inbound::run(bus.clone(), prefix.clone(), origin.clone()).await?;
-    let start =
-        Start { session, id: work.session.clone(), prefix: prefix.clone(), origin: Origin(origin), generation: 1 };
+    let start = Start {
+        session,
+        id: work.session.clone(),
+        prefix: prefix.clone(),
+        origin: Origin(origin),
+        generation: 1,
+        past: Past::None,
+    };
     let task = sessions::spawn(bus, &inbound, start, LocalStore(picture_to), Viewer(outputs_to));
     Ok((Local { picture, task, _inbound: inbound }, outputs))
 }

@@ -1,0 +1,74 @@
+//! Operators that end, in order or not, and one too many.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::bed::{Bed, SOON, phase_state};
+use crate::support::Signal;
+
+/// `layers` rows of `width` short phases, each waiting for one of the row before.
+fn layered(bed: &Bed, layers: usize, width: usize) -> Value {
+    (0..layers)
+        .flat_map(|layer| (0..width).map(move |column| (layer, column)))
+        .map(|(layer, column)| {
+            let before = layer.checked_sub(1).map(|before| format!("p{before}-{column}"));
+            let waits: Vec<&str> = before.as_deref().into_iter().collect();
+            bed.work(&format!("p{layer}-{column}"), &waits, "0.15")
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn an_operator_killed_in_mid_run_has_a_successor_that_runs_nothing_twice() {
+    let (bed, _cluster) = Bed::new("kill").await;
+    let (_one, _two) = (bed.runtime("one").await, bed.runtime("two").await);
+    let phases = layered(&bed, 7, 3);
+    let mut operator = bed.operator();
+    bed.create("boot", json!({"phases": phases, "timeouts": {"offer": "1s"}})).await;
+    for ran in [4, 11] {
+        bed.until_ran(ran).await;
+        operator.signal(Signal::KILL);
+        operator.wait(SOON).await;
+        operator = bed.operator();
+    }
+    let status = bed.until_state("boot", "Succeeded").await;
+    assert_eq!(status["progress"], "21/21");
+    bed.assert_each_ran_once(&phases);
+}
+
+#[tokio::test]
+async fn an_operator_told_to_end_stores_what_it_knows_and_the_next_one_goes_on() {
+    let (bed, _cluster) = Bed::new("term").await;
+    let _runtime = bed.runtime("one").await;
+    let phases = json!([bed.work("a", &[], "0"), bed.gated("b", &["a"]), bed.work("c", &["b"], "0")]);
+    let mut operator = bed.operator();
+    bed.create("boot", json!({"phases": phases, "timeouts": {"offer": "1s"}})).await;
+    bed.pid("b").await;
+    bed.until_phase("boot", "b", "Running").await;
+    operator.signal(Signal::TERM);
+    assert_eq!(operator.wait(Duration::from_secs(10)).await, 0, "{}", operator.tail());
+    let status = bed.status("boot").await;
+    assert_eq!((phase_state(&status, "a"), phase_state(&status, "b")), ("Complete", "Running"));
+    // Ends while no operator is there to hear of it.
+    bed.open("b");
+    bed.until_ran(2).await;
+    let _operator = bed.operator();
+    bed.until_state("boot", "Succeeded").await;
+    bed.assert_each_ran_once(&phases);
+}
+
+#[tokio::test]
+async fn two_operators_of_one_namespace_run_nothing_twice() {
+    let (bed, _cluster) = Bed::new("two").await;
+    let (_one, _two) = (bed.runtime("one").await, bed.runtime("two").await);
+    let phases = layered(&bed, 7, 3);
+    let _operator = bed.operator();
+    bed.create("boot", json!({"phases": phases, "timeouts": {"offer": "1s"}})).await;
+    bed.until_ran(4).await;
+    let first = bed.status("boot").await["holder"]["process"].clone();
+    let _rival = bed.operator();
+    let status = bed.until_state("boot", "Succeeded").await;
+    assert_ne!(status["holder"]["process"], first, "the younger one took it over");
+    bed.assert_each_ran_once(&phases);
+}
