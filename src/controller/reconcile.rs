@@ -260,22 +260,20 @@ impl Context {
         let running =
             (accepted.plan.digest(), accepted.strategy, edit.as_ref().map_or(session.revision(), |edit| edit.revision));
         let (digest, strategy, revision) = (*running.0, running.1, running.2);
+        let settings = Box::new(accepted.settings);
+        let mut orders = vec![Order::Obey { generation, settings, requests: accepted.requests, edit }];
+        orders.extend(released.into_iter().map(Order::Release));
         let start = Start {
             session,
             id: accepted.session_id.clone(),
             prefix: self.prefix.clone(),
             origin: self.origin.clone(),
             generation,
+            orders,
             past: if status_revision(&fresh).is_some() { Past::Stored } else { Past::None },
         };
         let listener = self.voice.of(&fresh);
         let handle = sessions::spawn(self.bus.clone(), &self.inbound, start, store, listener);
-        let settings = Box::new(accepted.settings);
-        let order = Order::Obey { generation, settings, requests: accepted.requests, edit };
-        handle.order(order).map_err(|_| Error::Busy)?;
-        for wait in released {
-            handle.order(Order::Release(wait)).map_err(|_| Error::Busy)?;
-        }
         let namespace = namespace(&fresh).to_owned();
         self.watch_over(&fresh, &handle);
         self.roster.insert(uid(&fresh), Running { handle, namespace, generation, revision, digest, strategy });

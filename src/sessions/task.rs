@@ -18,9 +18,9 @@ use super::{
 };
 use crate::{
     bus::{Arrival, Bus, InboundBody, InboundHandle, InboundMessage, Message, Origin as From, Ready, Sink},
-    engine::{AskId, Control, Edit, Input, OffersGate, Output, PhaseState, Request, Session, Settings},
+    engine::{AskId, Control, Edit, Input, OffersGate, Output, PhaseState, Request, Session, Settings, Shutdown},
     manifest::ExternalWait,
-    protocol::{Prefix, SessionId},
+    protocol::{Command, Prefix, SessionId},
     resource::Refusal,
 };
 
@@ -42,6 +42,9 @@ pub struct Start {
     pub origin: Origin,
     /// Of the resource that the session's settings are of.
     pub generation: i64,
+    /// Obeyed before anything is stored: the first stored status already knows of the edit that it was begun for,
+    /// so that nobody takes the verdict on the last revision for one on this generation.
+    pub orders: Vec<Order>,
     pub past: Past,
 }
 
@@ -173,7 +176,7 @@ pub fn spawn(bus: Bus, inbound: &InboundHandle, start: Start, store: impl Store,
     };
     let stopped = stop.clone();
     let task = tokio::spawn(async move {
-        let end = task.run(orders_in, sink, ready, saved, stopped).await;
+        let end = task.run(start.orders, orders_in, sink, ready, saved, stopped).await;
         end_to.send_replace(Some(end));
     });
     Handle { orders, stop, end, task }
@@ -235,6 +238,7 @@ struct Task {
 impl Task {
     async fn run(
         mut self,
+        first: Vec<Order>,
         mut orders: mpsc::Receiver<Order>,
         mut sink: Sink,
         mut ready: watch::Receiver<Ready>,
@@ -243,6 +247,11 @@ impl Task {
     ) -> End {
         ready.mark_changed();
         self.drain().await;
+        for order in first {
+            if let Some(end) = self.obey(order).await {
+                return end;
+            }
+        }
         let mut has_orders = true;
         loop {
             if self.is_done() {
@@ -361,7 +370,15 @@ impl Task {
                 self.feed(Input::Ack(ack.into_input(ask))).await;
             }
             InboundBody::State(state) => self.feed(Input::Report(state.into_input())).await,
-            InboundBody::Control(_) | InboundBody::GetState | InboundBody::Diff => self.listener.pass_on(message),
+            InboundBody::Control(ref control) => {
+                if control.command == Command::Cancel && control.phase.is_none() {
+                    // Runtimes heard it too and are stopping: what they report next is no failure. Spec follows.
+                    let settings = Settings { shutdown: Some(Shutdown::Cancel), ..self.session.settings().clone() };
+                    self.feed(Input::Settings(Box::new(settings))).await;
+                }
+                self.listener.pass_on(message);
+            }
+            InboundBody::GetState | InboundBody::Diff => self.listener.pass_on(message),
         }
     }
 

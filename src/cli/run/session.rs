@@ -50,6 +50,7 @@ pub async fn start(bus: Bus, prefix: &Prefix, work: &Task) -> Result<(Local, Out
         prefix: prefix.clone(),
         origin: Origin(origin),
         generation: 1,
+        orders: Vec::new(),
         past: Past::None,
     };
     let task = sessions::spawn(bus, &inbound, start, LocalStore(picture_to), Viewer(outputs_to));
