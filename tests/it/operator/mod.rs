@@ -5,6 +5,7 @@ mod boot;
 mod edit;
 mod manifests;
 mod peers;
+mod rights;
 mod runtimes;
 
 use std::{
@@ -44,11 +45,17 @@ impl Scene {
     async fn set(name: &str) -> Self {
         let cluster = super::resource::cluster().await;
         let namespace = cluster.namespace(name).await;
+        let kubeconfig = cluster.kubeconfig.clone();
+        Self::set_as(name, cluster, namespace, &kubeconfig).await
+    }
+
+    /// With an operator that reaches the API server by this kubeconfig.
+    async fn set_as(name: &str, cluster: Cluster, namespace: String, kubeconfig: &Path) -> Self {
         let prefix = unique("e2e");
         let nats_url = shared_nats().await.url.clone();
         let mut command = Command::new(bin());
         command.args(["operator", "--health-addr", "127.0.0.1:0", "--namespace", &namespace]);
-        command.args(["--nats-url", &nats_url, "--subject-prefix", &prefix, "--kubeconfig"]).arg(&cluster.kubeconfig);
+        command.args(["--nats-url", &nats_url, "--subject-prefix", &prefix, "--kubeconfig"]).arg(kubeconfig);
         let operator = Process::start("operator", &command);
         Self { cluster, namespace, prefix, nats_url, dir: support::scratch(name), operator }
     }
