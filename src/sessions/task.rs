@@ -18,9 +18,9 @@ use super::{
 };
 use crate::{
     bus::{Arrival, Bus, InboundBody, InboundHandle, InboundMessage, Message, Origin as From, Ready, Sink},
-    engine::{AskId, Control, Edit, Input, OffersGate, Output, PhaseState, Request, Session, Settings},
+    engine::{AskId, Control, Edit, Input, OffersGate, Output, PhaseState, Request, Session, Settings, Shutdown},
     manifest::ExternalWait,
-    protocol::{Prefix, SessionId},
+    protocol::{Command, Prefix, SessionId},
     resource::Refusal,
 };
 
@@ -370,7 +370,16 @@ impl Task {
                 self.feed(Input::Ack(ack.into_input(ask))).await;
             }
             InboundBody::State(state) => self.feed(Input::Report(state.into_input())).await,
-            InboundBody::Control(_) | InboundBody::GetState | InboundBody::Diff => self.listener.pass_on(message),
+            InboundBody::Control(ref control) => {
+                // Runtimes hear a client's cancel too and stop at once: what they report then was cancelled, and must not
+                // count as failed because the spec says so only a write later.
+                if control.command == Command::Cancel && control.phase.is_none() {
+                    let settings = Settings { shutdown: Some(Shutdown::Cancel), ..self.session.settings().clone() };
+                    self.feed(Input::Settings(Box::new(settings))).await;
+                }
+                self.listener.pass_on(message);
+            }
+            InboundBody::GetState | InboundBody::Diff => self.listener.pass_on(message),
         }
     }
 

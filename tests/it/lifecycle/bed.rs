@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// For anything that takes a few round trips on a machine that is busy with other tests.
-pub const SOON: Duration = Duration::from_secs(60);
+pub const SOON: Duration = Duration::from_mins(1);
 
 pub struct Bed {
     pub namespace: String,

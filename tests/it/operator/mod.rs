@@ -166,7 +166,7 @@ fn condition<'a>(status: &'a Value, kind: &str) -> &'a Value {
 }
 
 /// How often each phase ran, by the first word of each line.
-fn times<'a>(traces: &'a [String]) -> BTreeMap<&'a str, usize> {
+fn times(traces: &[String]) -> BTreeMap<&str, usize> {
     let mut times = BTreeMap::new();
     for line in traces {
         *times.entry(line.split(' ').next().unwrap_or_default()).or_default() += 1;
