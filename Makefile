@@ -54,8 +54,8 @@ generate: ## Write the generated files anew
 fuzz: ## The property and model tests with many more cases, optimised (CASES=20000)
 	$(call stage,run the unit tests with $(CASES) cases each,PROPTEST_CASES=$(CASES) PMP_MODEL_SCHEDULES=$(CASES) $(CARGO) test --release --quiet --lib)
 
-guards: ## Break every guard of the code, one at a time, and demand that a test notices
-	$(call stage,break the guards one at a time,tests/guards)
+guards: ## Break every guard of the engine, one at a time, and demand that the model test notices
+	$(call stage,break the guards one at a time,tests/guards.py)
 
 deny: ## Licences, bans and advisories of the dependencies (needs cargo-deny)
 	$(call stage,check the dependencies,$(CARGO) deny check)

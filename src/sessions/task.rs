@@ -371,9 +371,8 @@ impl Task {
             }
             InboundBody::State(state) => self.feed(Input::Report(state.into_input())).await,
             InboundBody::Control(ref control) => {
-                // Runtimes hear a client's cancel too and stop at once: what they report then was cancelled, and must not
-                // count as failed because the spec says so only a write later.
                 if control.command == Command::Cancel && control.phase.is_none() {
+                    // Runtimes heard it too and are stopping: what they report next is no failure. Spec follows.
                     let settings = Settings { shutdown: Some(Shutdown::Cancel), ..self.session.settings().clone() };
                     self.feed(Input::Settings(Box::new(settings))).await;
                 }

@@ -18,7 +18,7 @@ use pmp::{
         labels::{LabelRules, put_labels},
         revision,
     },
-    engine::{Input, OffersGate, Output, Report, ReportStatus, RetryAdvice, Session, Settings, Strategy},
+    engine::{Input, OffersGate, Output, Report, ReportStatus, RetryAdvice, Session, Settings, Strategy, Verdict},
     manifest::{OtherKinds, PhaseId, Plan, from_values},
     protocol::{Command, ControlMessage},
     resource::{PhaseManifest, Refusal, RequestAction, Shutdown},
@@ -304,6 +304,14 @@ async fn events_over_a_session_s_budget_are_dropped_and_counted() {
     assert_eq!(found.len(), 25);
     assert_eq!(found[0].reason.as_deref(), Some("InvalidManifest"));
     assert_eq!(found[0].note.as_deref(), Some("it is wrong in two lines"));
+
+    // How it ended is told all the same.
+    told.hear(&Output::Verdict(Verdict::Succeeded), &session(&json!([])));
+    assert!(events.flush(SOON).await);
+    let found = events_of(&cluster.client, &namespace).await;
+    assert_eq!(found.last().and_then(|event| event.reason.as_deref()), Some("Succeeded"));
+    // Names are in the order of time, by which `kubectl describe` goes.
+    assert!(found.is_sorted_by_key(|event| event.metadata.name.clone()));
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ mod support;
 
 mod bus;
 mod controller;
+mod docs;
 mod health;
 mod layers;
 mod lifecycle;

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pmp::{
     engine::{
-        AttemptToken, HandlerEffect, Output, PhaseReason, PhaseRecord, PhaseState, Record, Session, Settings, Target,
-        Verdict,
+        AttemptToken, HandlerEffect, Output, Pace, PhaseReason, PhaseRecord, PhaseState, Record, Session, Settings,
+        Target, Verdict,
     },
     manifest::{PhaseId, Plan},
 };
@@ -27,12 +27,14 @@ impl Reference {
     /// One output, judged against the session just after it was made.
     pub fn judge(&mut self, output: &Output, session: &Session, settings: &Settings) {
         match output {
-            Output::Target(target) => self.judge_target(target, session),
+            Output::Target(target) => {
+                assert_eq!(settings.pace, Pace::Going, "offered while suspended");
+                self.judge_target(target, session);
+            }
             Output::Handler(handler) => self.judge_handler(handler),
             Output::Verdict(verdict) => judge_verdict(*verdict, session),
             _ => {}
         }
-        let _ = settings;
     }
 
     fn judge_target(&mut self, target: &Target, session: &Session) {

@@ -520,25 +520,45 @@ impl World {
         self.handle(Input::Report(report));
     }
 
+    /// What must change no phase: tokens that nobody was given, attempts that are over, and somebody else's word.
     fn garbage(&mut self) {
-        let id = if self.rng.random_bool(0.5) { "a" } else { "nobody" };
-        let token = AttemptToken::received("made up");
-        let phase = PhaseId::new(id).unwrap();
+        let (phase, token, runtime) = self.nonsense();
+        let before = self.session.record().phases;
         if self.rng.random_bool(0.5) {
             let ack = Ack {
                 phase,
                 answer: Answer::Accepted,
                 token: Some(token),
-                runtime: Some("stranger".to_owned()),
+                runtime: Some(runtime),
                 heartbeat: None,
                 reason: None,
                 ask: None,
             };
             self.handle(Input::Ack(ack));
         } else {
-            let mut report = self.report_of(0, &token, &phase, ReportStatus::Complete);
-            report.runtime = Some("stranger".to_owned());
+            let status = if self.rng.random_bool(0.5) { ReportStatus::Complete } else { ReportStatus::Failed };
+            let mut report = self.report_of(0, &token, &phase, status);
+            report.runtime = Some(runtime);
             self.handle(Input::Report(report));
+        }
+        assert_eq!(self.session.record().phases, before, "nonsense was believed");
+    }
+
+    fn nonsense(&mut self) -> (PhaseId, AttemptToken, String) {
+        let rows = self.session.record().phases;
+        let stranger = "stranger".to_owned();
+        if rows.is_empty() || self.rng.random_bool(0.2) {
+            let id = if self.rng.random_bool(0.5) { "a" } else { "nobody" };
+            return (PhaseId::new(id).unwrap(), AttemptToken::received("made up"), stranger);
+        }
+        let row = &rows[self.rng.random_range(0..rows.len())];
+        let holder = row.runtime.clone().unwrap_or_else(|| stranger.clone());
+        match self.rng.random_range(0..3) {
+            0 if row.state.is_bound() && row.runtime.is_some() => {
+                (row.id.clone(), AttemptToken::new(UID, &row.id, row.run, row.attempt), stranger)
+            }
+            1 if row.attempt > 1 => (row.id.clone(), AttemptToken::new(UID, &row.id, row.run, row.attempt - 1), holder),
+            _ => (row.id.clone(), AttemptToken::new(UID, &row.id, row.run - 1, 1), holder),
         }
     }
 

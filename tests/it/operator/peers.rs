@@ -50,7 +50,8 @@ async fn a_phase_that_one_runtime_declines_runs_once_on_another() {
     let declined = async {
         loop {
             let ack = acks.next().await.expect("the subscription lasts as long as the client");
-            let ack: Value = serde_json::from_slice(&ack.payload).unwrap_or_default(); // the operator's own proofs are empty
+            // The operator proves its subscriptions with empty messages to itself.
+            let ack: Value = serde_json::from_slice(&ack.payload).unwrap_or_default();
             if ack["x-runtime"] == "declining" {
                 return ack;
             }
