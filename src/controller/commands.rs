@@ -2,7 +2,7 @@
 //!
 //! A command changes what a person could have changed with `kubectl edit`, and nothing else: suspend, shutdown and
 //! requests. The spec stays the one place where it stands what is wanted, so a command that was obeyed survives a crash
-//! as every edit does. It never speaks to a session task.
+//! as every edit does. It never speaks to a session task, which obeys a cancel by itself, because runtimes do so too.
 
 use kube::{
     Api, Client,
