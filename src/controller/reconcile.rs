@@ -3,7 +3,7 @@
 //! Level-triggered: it looks at what is there and does what is missing, however often it is called. A refused spec is
 //! no error and is not tried again before it is edited; an error is our own reading or writing that failed.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::channel::mpsc;
 use jiff::{Timestamp, TimestampRound, Unit};
@@ -28,12 +28,14 @@ use super::{
 };
 use crate::{
     bus::{Bus, InboundHandle},
-    engine::{Edit, Keep, Session},
+    engine::{Edit, Keep, Session, Verdict},
     manifest::{ExternalWait, Plan},
     protocol::Prefix,
     resource::{PhaseManifest, Refusal, Situation, UpdatePolicy, restore},
     sessions::{self, End, Keeper, KubernetesStore, Order, Origin, Past, Refused, Start, StoreError},
 };
+
+const REJECTED: &str = "the session runs and spec.updatePolicy is Reject: wait for its verdict, or change the policy";
 
 /// Everything that reconciling needs.
 pub struct Context {
@@ -53,6 +55,9 @@ pub struct Context {
     /// Objects to look at again, though nobody edited them.
     pub wake: mpsc::UnboundedSender<ObjectRef<PhaseManifest>>,
 }
+
+/// Between two looks at what other manifests have done, beside the word of those that run here.
+const LOOK_ELSEWHERE: Duration = Duration::from_secs(5);
 
 /// How far the cache may reasonably be behind a write of ours.
 const CACHE_LAG: Duration = Duration::from_secs(1);
@@ -122,7 +127,10 @@ impl Context {
         let Some(status) = &object.status else { return Ok(None) };
         let is_judged = status.observed_generation == object.metadata.generation;
         let runs_here = self.roster.with(uid(object), |_| ()).is_some();
-        if !is_judged || status.verdict.is_none() || runs_here {
+        // A refused or staged edit has an old verdict beside it, and is looked at again.
+        let is_final =
+            status.conditions.iter().any(|condition| condition.type_ == "Completed" && condition.status == "True");
+        if !is_judged || status.verdict.is_none() || !is_final || runs_here {
             return Ok(None);
         }
         let Some(due) = due(object) else { return Ok(Some(Action::await_change())) };
@@ -155,7 +163,9 @@ impl Context {
             return Ok(Err((Refusal::UnknownConnection, message)));
         }
         let Some(own) = Claim::of(object) else { return Ok(Ok(accepted)) };
-        let claims: Vec<Claim> = self.objects.state().iter().filter_map(|object| Claim::of(object)).collect();
+        let is_rival = |claim: &Claim| claim.session_id == own.session_id;
+        let claims: Vec<Claim> =
+            self.objects.state().iter().filter_map(|object| Claim::of(object).filter(is_rival)).collect();
         Ok(claim::judge(&own, self.serves, claims.iter()).map(|()| accepted))
     }
 
@@ -165,6 +175,12 @@ impl Context {
         self.events.session(&regarding(object)).refused(generation, refusal, &message);
         let refused = Refused { refusal, message: message.clone() };
         let told = self.tell(object, Order::Refuse { generation, refused })?;
+        // Whose id it is not, or whose bus, must not speak; any other unfinished session goes on as it was.
+        let may_go_on =
+            !matches!(refusal, Refusal::SessionTaken | Refusal::UnknownConnection | Refusal::StatusUnreadable);
+        if !told && may_go_on && is_unfinished(object) {
+            return self.begin(object).await;
+        }
         if !told {
             standing::write(&self.client, object, &Situation::Refused { refusal, message }).await?;
         }
@@ -180,6 +196,7 @@ impl Context {
         let generation = object.metadata.generation.unwrap_or_default();
         let told = self.roster.with(uid(object), |running| {
             running.generation = generation;
+            running.was_refused = matches!(order, Order::Refuse { .. } | Order::Stage { .. });
             running.handle.order(order).map_err(|_| Error::Busy)
         });
         told.transpose().map(|told| told.is_some())
@@ -195,10 +212,14 @@ impl Context {
         let at = self.roster.with(uid(object), |running| (running.digest, running.strategy, running.revision));
         let Some((digest, strategy, revision)) = at else { return self.begin(object).await };
         let is_edit = digest != *accepted.plan.digest() || strategy != accepted.strategy;
+        let plan = Arc::clone(&accepted.plan);
+        if self.roster.with(uid(object), |running| running.generation == generation && !running.was_refused)
+            == Some(true)
+        {
+            return Ok(self.look_elsewhere(object, &plan));
+        }
         if is_edit && accepted.update_policy == UpdatePolicy::Reject {
-            let message =
-                "the session runs and spec.updatePolicy is Reject: wait for its verdict, or change the policy";
-            return self.refuse(object, Refusal::UpdateRejected, message.to_owned()).await;
+            return self.refuse(object, Refusal::UpdateRejected, REJECTED.to_owned()).await;
         }
         let edit = if is_edit { Some(self.next_revision(object, &accepted, revision + 1).await?) } else { None };
         let order = Order::Obey {
@@ -209,15 +230,33 @@ impl Context {
         };
         if self.tell(object, order)? {
             self.roster.with(uid(object), |running| {
+                running.awaits = awaits(&plan);
                 if let Some(edit) = &edit {
                     (running.revision, running.digest, running.strategy) =
                         (edit.revision, *edit.plan.digest(), edit.strategy);
                 }
             });
-            return Ok(Action::await_change());
+            return Ok(self.look_elsewhere(object, &plan));
         }
         // It ended between two looks; what it stored is where the next one begins.
         self.begin(object).await
+    }
+
+    /// What the plan waits for in other manifests, as far as the cache knows it done; and a look again later, because their
+    /// statuses wake nobody.
+    fn look_elsewhere(&self, object: &PhaseManifest, plan: &Plan) -> Action {
+        for wait in self.released(object, plan) {
+            let told = self.roster.with(uid(object), |running| {
+                if running.awaits.remove(&wait) && running.handle.order(Order::Release(wait.clone())).is_err() {
+                    running.awaits.insert(wait.clone());
+                }
+            });
+            if told.is_none() {
+                break;
+            }
+        }
+        let is_waiting = self.roster.with(uid(object), |running| !running.awaits.is_empty()).unwrap_or(false);
+        if is_waiting { Action::requeue(LOOK_ELSEWHERE) } else { Action::await_change() }
     }
 
     /// Keeps the plan under its number before anything is said of it.
@@ -247,54 +286,79 @@ impl Context {
             Err(StoreError::Gone) => return Ok(Action::await_change()),
             Err(error) => return Err(error.into()),
         };
-        let accepted = match self.judge(&fresh).await? {
-            Ok(accepted) => accepted,
-            Err((refusal, message)) => return self.refuse(&fresh, refusal, message).await,
-        };
         let generation = fresh.metadata.generation.unwrap_or_default();
-        let (session, edit) = match self.restored(&fresh, &accepted).await? {
-            Ok(restored) => restored,
-            Err((refusal, message)) => return self.refuse(&fresh, refusal, message).await,
+        let begun = match self.judge(&fresh).await? {
+            Ok(accepted) => self.restored(&fresh, accepted).await?,
+            Err(refused) => self.resumed(&fresh, refused).await?,
         };
-        let released = self.released(&fresh, &accepted.plan);
-        let running =
-            (accepted.plan.digest(), accepted.strategy, edit.as_ref().map_or(session.revision(), |edit| edit.revision));
-        let (digest, strategy, revision) = (*running.0, running.1, running.2);
-        let settings = Box::new(accepted.settings);
-        let mut orders = vec![Order::Obey { generation, settings, requests: accepted.requests, edit }];
-        orders.extend(released.into_iter().map(Order::Release));
+        let Begun { session, plan, edit, order, was_refused } = match begun {
+            Ok(begun) => begun,
+            Err((refusal, message)) => {
+                standing::write(&self.client, &fresh, &Situation::Refused { refusal, message }).await?;
+                return Ok(Action::await_change());
+            }
+        };
+        let strategy = edit.as_ref().map_or(session.strategy(), |edit| edit.strategy);
+        let revision = edit.as_ref().map_or(session.revision(), |edit| edit.revision);
         let start = Start {
             session,
-            id: accepted.session_id.clone(),
+            id: claim.session_id,
             prefix: self.prefix.clone(),
             origin: self.origin.clone(),
             generation,
-            orders,
+            orders: vec![order],
             past: if status_revision(&fresh).is_some() { Past::Stored } else { Past::None },
         };
         let listener = self.voice.of(&fresh);
         let handle = sessions::spawn(self.bus.clone(), &self.inbound, start, store, listener);
         let namespace = namespace(&fresh).to_owned();
         self.watch_over(&fresh, &handle);
-        self.roster.insert(uid(&fresh), Running { handle, namespace, generation, revision, digest, strategy });
-        Ok(Action::await_change())
+        let (digest, awaits) = (*plan.digest(), awaits(&plan));
+        let running = Running { handle, namespace, generation, was_refused, revision, digest, strategy, awaits };
+        self.roster.insert(uid(&fresh), running);
+        Ok(self.look_elsewhere(&fresh, &plan))
+    }
+
+    /// The unfinished session of a spec that is not acted on: its last revision goes on, under the settings of today where
+    /// they can be read.
+    async fn resumed(
+        &self,
+        object: &PhaseManifest,
+        (refusal, message): (Refusal, String),
+    ) -> Result<Result<Begun, (Refusal, String)>, Error> {
+        let (Some(revision), true) = (status_revision(object), is_unfinished(object)) else {
+            return Ok(Err((refusal, message)));
+        };
+        let Some(plan) = revision::load(&self.client, object, revision).await? else {
+            return Ok(Err((refusal, message)));
+        };
+        let plan = Arc::new(plan);
+        let status = object.status.clone().unwrap_or_default();
+        let Ok(record) = restore(&status, &plan) else { return Ok(Err((refusal, message))) };
+        let settings = crate::resource::Orders::new(&object.spec).map(|orders| orders.settings).unwrap_or_default();
+        let session = Session::restore(uid(object), Arc::clone(&plan), record, settings, now());
+        let generation = object.metadata.generation.unwrap_or_default();
+        let order = Order::Refuse { generation, refused: Refused { refusal, message } };
+        Ok(Ok(Begun { session, plan, edit: None, order, was_refused: true }))
     }
 
     /// A session from what is stored, and the edit that brings it to the spec; a new one where nothing is.
     async fn restored(
         &self,
         object: &PhaseManifest,
-        accepted: &Accepted,
-    ) -> Result<Result<(Session, Option<Edit>), (Refusal, String)>, Error> {
+        accepted: Accepted,
+    ) -> Result<Result<Begun, (Refusal, String)>, Error> {
         let now = now();
         let status = object.status.clone().unwrap_or_default();
         let uid = uid(object);
+        let generation = object.metadata.generation.unwrap_or_default();
         let settings = accepted.settings.clone();
         // A dry run has a verdict and no revision.
         let Some(stored) = status_revision(object) else {
             let plan = Arc::clone(&accepted.plan);
-            self.next_revision(object, accepted, 1).await?;
-            return Ok(Ok((Session::start(uid, plan, 1, accepted.strategy, settings, now), None)));
+            self.next_revision(object, &accepted, 1).await?;
+            let session = Session::start(uid, Arc::clone(&plan), 1, accepted.strategy, settings, now);
+            return Ok(Ok(Begun::obeying(session, plan, None, generation, accepted)));
         };
         let is_same = status.digest.as_deref() == Some(&accepted.plan.digest().to_string());
         let old = if is_same {
@@ -308,18 +372,22 @@ impl Context {
             };
             Arc::new(plan)
         };
-        let record = match restore(&status, &old) {
+        let mut record = match restore(&status, &old) {
             Ok(record) => record,
             Err(error) => return Ok(Err((Refusal::StatusUnreadable, error.to_string()))),
         };
+        if record.verdict == Some(Verdict::Planned) {
+            // A dry run in between judged another plan; the rows know how this one ended.
+            (record.verdict, record.finished_at) = (None, None);
+        }
         let is_edit = !is_same || record.strategy != accepted.strategy;
         if is_edit && record.verdict.is_none() && accepted.update_policy == UpdatePolicy::Reject {
-            let message =
-                "the session runs and spec.updatePolicy is Reject: wait for its verdict, or change the policy";
-            return Ok(Err((Refusal::UpdateRejected, message.to_owned())));
+            return self.resumed(object, (Refusal::UpdateRejected, REJECTED.to_owned())).await;
         }
-        let edit = if is_edit { Some(self.next_revision(object, accepted, stored + 1).await?) } else { None };
-        Ok(Ok((Session::restore(uid, old, record, settings, now), edit)))
+        let edit = if is_edit { Some(self.next_revision(object, &accepted, stored + 1).await?) } else { None };
+        let plan = Arc::clone(&accepted.plan);
+        let session = Session::restore(uid, old, record, settings, now);
+        Ok(Ok(Begun::obeying(session, plan, edit, generation, accepted)))
     }
 
     /// What the plan waits for elsewhere and is done already, as far as the cache knows.
@@ -341,7 +409,7 @@ impl Context {
     /// The resource is gone: its session is cancelled on the bus, and its task ends.
     pub fn forget(&self, object: &PhaseManifest) {
         if let Some(running) = self.roster.remove(uid(object)) {
-            drop(running.handle.order(Order::Forget));
+            running.handle.forget();
         }
     }
 
@@ -351,12 +419,12 @@ impl Context {
         let wake = self.wake.clone();
         tokio::spawn(async move {
             match end.end().await {
-                Some(End::Finished) if object.spec.ttl_after_finished.is_some() => {
-                    // Its time to live begins; the cache has the verdict by then.
+                Some(End::Finished) => {
+                    // Its time to live begins, and an edit that waited for the verdict; the cache has it by then.
                     tokio::time::sleep(CACHE_LAG).await;
                     drop(wake.unbounded_send(ObjectRef::from_obj(&object)));
                 }
-                Some(End::Finished | End::Stopped | End::Gone) => {}
+                Some(End::Stopped | End::Gone) => {}
                 Some(End::Deposed) => {
                     tracing::warn!(resource = name(&object), "another process has taken the session over");
                 }
@@ -367,6 +435,34 @@ impl Context {
             }
         });
     }
+}
+
+/// A session about to run, and what it is to hear first.
+struct Begun {
+    session: Session,
+    /// As the first order leaves it.
+    plan: Arc<Plan>,
+    edit: Option<Edit>,
+    order: Order,
+    was_refused: bool,
+}
+
+impl Begun {
+    fn obeying(session: Session, plan: Arc<Plan>, edit: Option<Edit>, generation: i64, accepted: Accepted) -> Self {
+        let settings = Box::new(accepted.settings);
+        let order = Order::Obey { generation, settings, requests: accepted.requests, edit: edit.clone() };
+        Self { session, plan, edit, order, was_refused: false }
+    }
+}
+
+/// A revision has started and has no verdict.
+fn is_unfinished(object: &PhaseManifest) -> bool {
+    let has_verdict = object.status.as_ref().is_some_and(|status| status.verdict.is_some());
+    status_revision(object).is_some() && !has_verdict
+}
+
+fn awaits(plan: &Plan) -> BTreeSet<ExternalWait> {
+    plan.phases().iter().flat_map(|phase| phase.spec.wait_for_others.iter().cloned()).collect()
 }
 
 /// Writes that the object is left alone until it is edited, onto the object as it is now.

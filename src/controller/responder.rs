@@ -76,8 +76,8 @@ impl Responder {
     }
 
     fn object_of(&self, session: &SessionId) -> Option<Arc<PhaseManifest>> {
-        let is_it = |object: &Arc<PhaseManifest>| Claim::of(object).is_some_and(|claim| claim.session_id == *session);
-        self.objects.iter().find_map(|objects| objects.find(|object| is_it(&Arc::new(object.clone()))))
+        let is_it = |object: &PhaseManifest| Claim::of(object).is_some_and(|claim| claim.session_id == *session);
+        self.objects.iter().find_map(|objects| objects.find(is_it))
     }
 
     async fn obey(&self, object: &PhaseManifest, message: &InboundMessage) {

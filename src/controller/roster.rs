@@ -3,7 +3,7 @@
 //! A uid and not a name, because a resource that is deleted and made anew under its name is another session.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -19,9 +19,13 @@ pub struct Running {
     pub handle: Handle,
     pub namespace: String,
     pub generation: i64,
+    /// The spec of that generation is not acted on.
+    pub was_refused: bool,
     pub revision: u64,
     pub digest: Digest,
     pub strategy: Strategy,
+    /// Phases of other manifests that it was not told to be done.
+    pub awaits: BTreeSet<ExternalWait>,
 }
 
 /// All of them. Cloning is a reference count.
@@ -57,11 +61,13 @@ impl Roster {
         self.lock().retain(|_, running| running.handle.ended().is_none());
     }
 
-    /// Tells every session of the namespace that a phase of another manifest is done.
+    /// Tells the sessions of the namespace that wait for it that a phase of another manifest is done.
     pub fn release(&self, namespace: &str, wait: &ExternalWait) {
-        for running in self.lock().values().filter(|running| running.namespace == namespace) {
-            // A session that is too busy to take it finds it in the status when it is next restored.
-            drop(running.handle.order(Order::Release(wait.clone())));
+        for running in self.lock().values_mut().filter(|running| running.namespace == namespace) {
+            // A session that is too busy to take it is told when its resource is next looked at.
+            if running.awaits.contains(wait) && running.handle.order(Order::Release(wait.clone())).is_ok() {
+                running.awaits.remove(wait);
+            }
         }
     }
 

@@ -30,15 +30,18 @@ pub async fn write_planned(
 ) -> Result<(), Error> {
     let now = Moment::from(Timestamp::now());
     let phases = plan.len();
-    let planned = json!({
+    let mut planned = json!({
         "schema": STATUS_SCHEMA,
         "sessionId": session_id,
-        "digest": plan.digest().to_string(),
         "verdict": "Planned",
         "progress": format!("0/{phases}"),
         "counts": {"total": phases, "wanted": phases},
         "finishedAt": now,
     });
+    if object.status.as_ref().is_none_or(|status| status.revision.is_none()) {
+        // Beside a revision the digest is that revision's, which the next edit is compared with.
+        planned["digest"] = json!(plan.digest().to_string());
+    }
     patch(client, object, &Situation::Planned, planned).await
 }
 

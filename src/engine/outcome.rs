@@ -221,6 +221,10 @@ impl Session {
             PhaseState::Waiting if row.unmet > 0 && untried && row.record.due.is_none() => self.wait_clock(ix, now),
             // Never offered, nothing unmet: a clock that is left is that of a wait which is over.
             PhaseState::Waiting if row.unmet == 0 && row.record.offers == 0 => self.set_due(ix, None),
+            // Under Runtime no clock brings the next attempt; the strategy of today needs one.
+            PhaseState::BackingOff if self.strategy != Strategy::Runtime && row.record.due.is_none() => {
+                self.wait(ix, now);
+            }
             _ => {}
         }
     }

@@ -71,7 +71,15 @@ impl Session {
         if state.is_bound() && same_runtime(holder, ack.runtime.as_deref()) {
             // It may not have heard our answer: the grant is its own already. A holder without a name is somebody else
             // than whoever asks.
-            let is_its_own = holder.is_some() && ack.runtime.is_some() && state != PhaseState::Cancelling;
+            let is_named = holder.is_some() && ack.runtime.is_some();
+            let is_its_own = is_named && state != PhaseState::Cancelling;
+            if is_named {
+                // An ack of what it holds is a sign of life as good as a report.
+                let row = self.row_mut(ix);
+                row.heard_at = now;
+                row.asked = false;
+                self.set_timer(ix);
+            }
             self.answer(ack.ask, if is_its_own { Grant::Granted } else { Grant::Refused });
             return self.note(NoteKind::NoEffect, &ack.phase);
         }

@@ -124,6 +124,10 @@ impl Session {
         if !session.heard && session.verdict.is_none() {
             session.start_due = Some(now);
         }
+        if session.verdict.is_none() {
+            // What ran out while nobody listened is judged once runtimes had their say.
+            session.listening_until = Some(after(now, session.settings.timeouts.offer));
+        }
         session.relink(now);
         session.change_settings(settings, now);
         session.conclude(now);
@@ -297,11 +301,12 @@ impl Session {
 
     /// Nothing is offered until what is now true is stored: before a raised run or a new revision is first spoken of.
     pub(super) fn store_first(&mut self) {
-        if !self.unstored {
-            self.unstored = true;
+        self.touch();
+        self.unstored = true;
+        // Said anew each time: a write that is under way does not have it. Once an input is enough.
+        if !self.outputs.contains(&Output::Store) {
             self.push(Output::Store);
         }
-        self.touch();
     }
 
     pub(super) fn row(&self, ix: PhaseIx) -> &Row {

@@ -215,7 +215,9 @@ impl Session {
             PhaseState::Waiting => self.set_due(ix, None),
             PhaseState::Offered => self.expire_offer(ix, now),
             PhaseState::BackingOff => self.wait(ix, now),
-            PhaseState::Queued if is_over(record.due) => self.time_out(ix, PhaseReason::StartTimeout, now),
+            PhaseState::Queued if self.paused_since.is_none() && is_over(record.due) => {
+                self.time_out(ix, PhaseReason::StartTimeout, now);
+            }
             PhaseState::Running if is_over(self.attempt_due(ix)) => {
                 self.time_out(ix, PhaseReason::AttemptTimeout, now);
             }

@@ -22,8 +22,13 @@ impl Contest {
         self.until.is_some_and(|until| Instant::now() < until)
     }
 
-    /// When to look again.
+    /// When to look again; in the past once it is over and [`Self::lapse`] was not asked.
     pub(super) fn until(&self) -> Option<Instant> {
-        self.until.filter(|until| Instant::now() < *until)
+        self.until
+    }
+
+    /// Whether it is over now and was not before.
+    pub(super) fn lapse(&mut self) -> bool {
+        self.until.is_some_and(|until| Instant::now() >= until) && self.until.take().is_some()
     }
 }

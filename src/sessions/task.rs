@@ -73,8 +73,6 @@ pub enum Order {
     Stage { generation: i64, settings: Box<Settings> },
     /// A phase of another manifest is done.
     Release(ExternalWait),
-    /// The resource is gone: cancel on the bus, store nothing more.
-    Forget,
 }
 
 /// How a session task ended.
@@ -103,6 +101,7 @@ pub trait Listener: Send + 'static {
 pub struct Handle {
     orders: mpsc::Sender<Order>,
     stop: CancellationToken,
+    forgotten: CancellationToken,
     end: watch::Receiver<Option<End>>,
     task: JoinHandle<()>,
 }
@@ -113,6 +112,11 @@ impl Handle {
         self.orders.try_send(order).map_err(|error| match error {
             mpsc::error::TrySendError::Full(order) | mpsc::error::TrySendError::Closed(order) => order,
         })
+    }
+
+    /// The resource is gone: cancel what runs, store nothing more, end. Cannot be missed, however busy the session is.
+    pub fn forget(&self) {
+        self.forgotten.cancel();
     }
 
     /// Asks it to store what it knows and end.
@@ -174,12 +178,13 @@ pub fn spawn(bus: Bus, inbound: &InboundHandle, start: Start, store: impl Store,
         failures: 0,
         is_too_large: false,
     };
-    let stopped = stop.clone();
+    let forgotten = CancellationToken::new();
+    let ends = (stop.clone(), forgotten.clone());
     let task = tokio::spawn(async move {
-        let end = task.run(start.orders, orders_in, sink, ready, saved, stopped).await;
+        let end = task.run(start.orders, orders_in, sink, ready, saved, ends).await;
         end_to.send_replace(Some(end));
     });
-    Handle { orders, stop, end, task }
+    Handle { orders, stop, forgotten, end, task }
 }
 
 /// Saves pictures one at a time, beside the session, which must not wait for it.
@@ -243,7 +248,7 @@ impl Task {
         mut sink: Sink,
         mut ready: watch::Receiver<Ready>,
         mut saved: mpsc::Receiver<Result<(), StoreError>>,
-        stop: CancellationToken,
+        (stop, forgotten): (CancellationToken, CancellationToken),
     ) -> End {
         ready.mark_changed();
         self.drain().await;
@@ -255,15 +260,23 @@ impl Task {
         let mut has_orders = true;
         loop {
             if self.is_done() {
-                orders.close();
-                while let Ok(order) = orders.try_recv() {
+                // Whoever orders after the last look hears that nobody takes it, and begins the session anew.
+                if let Ok(order) = orders.try_recv() {
                     if let Some(end) = self.obey(order).await {
                         return end;
                     }
+                    continue;
                 }
-                has_orders = false;
-                if self.is_done() {
-                    return End::Finished;
+                orders.close();
+                match orders.try_recv() {
+                    Ok(order) => {
+                        if let Some(end) = self.obey(order).await {
+                            return end;
+                        }
+                        has_orders = false;
+                        continue;
+                    }
+                    Err(_) => return End::Finished,
                 }
             }
             self.save_if_due();
@@ -272,6 +285,7 @@ impl Task {
             let contest = self.contest.until();
             tokio::select! {
                 biased;
+                () = forgotten.cancelled() => return self.forget().await,
                 () = stop.cancelled() => return self.stop(&mut saved).await,
                 Some(result) = saved.recv() => if let Some(end) = self.written(result).await { return end },
                 order = orders.recv(), if has_orders => match order {
@@ -284,7 +298,7 @@ impl Task {
                 }
                 Some(arrival) = sink.next() => self.arrived(arrival).await,
                 () = sleep_until(clock.unwrap_or_else(Instant::now)), if clock.is_some() => self.feed(Input::Tick).await,
-                () = sleep_until(store.unwrap_or_else(Instant::now)), if store.is_some() => {}
+                () = sleep_until(store.unwrap_or_else(Instant::now)), if store.is_some() => self.set_gate().await,
                 () = sleep_until(contest.unwrap_or_else(Instant::now)), if contest.is_some() => self.set_gate().await,
             }
         }
@@ -313,13 +327,26 @@ impl Task {
                 self.feed(Input::Settings(settings)).await;
             }
             Order::Release(wait) => self.feed(Input::Released(wait)).await,
-            Order::Forget => {
-                let message = self.speech.control(&Control::CancelSession);
-                self.send(message).await;
-                return Some(End::Gone);
-            }
         }
         None
+    }
+
+    /// The resource is gone. By the time that is noticed another may have its name and its session id, so the whole
+    /// session is cancelled only for peers that know no attempts.
+    async fn forget(&mut self) -> End {
+        let record = self.session.record();
+        let open = record.phases.iter().filter(|row| row.state.is_bound() || row.offers > 0);
+        for row in open.filter(|row| !row.state.is_terminal()) {
+            let control = match self.session.plan().index_of(row.id.as_str()) {
+                Some(ix) if !row.tokenless => {
+                    Control::Cancel { phase: row.id.clone(), token: self.session.token(ix), runtime: None }
+                }
+                _ => Control::CancelSession,
+            };
+            let message = self.speech.control(&control);
+            self.send(message).await;
+        }
+        End::Gone
     }
 
     fn reframe(&mut self, generation: i64, refused: Option<Refused>, is_staged: bool) {
@@ -341,6 +368,9 @@ impl Task {
     }
 
     async fn set_gate(&mut self) {
+        if self.contest.lapse() {
+            self.frame.changes += 1;
+        }
         let is_stale = self.unsaved_since.is_some_and(|since| since.elapsed() >= UNSTORED_MAX);
         let is_open = self.epoch.is_some() && !is_stale && !self.contest.is_on() && !self.is_too_large;
         let gate = if is_open { OffersGate::Open } else { OffersGate::Closed };
@@ -494,8 +524,11 @@ impl Task {
         let version = self.version();
         let picture = self.picture();
         if self.pictures.try_send(picture).is_ok() {
-            self.saving = Some((version, Instant::now()));
+            let now = Instant::now();
+            self.saving = Some((version, now));
             self.urgency = Urgency::Paced;
+            // A write that hangs counts from its beginning.
+            self.unsaved_since.get_or_insert(now);
         }
     }
 
@@ -517,6 +550,12 @@ impl Task {
         match result {
             Ok(()) => {
                 self.saved = Some(version);
+                if std::mem::take(&mut self.is_too_large)
+                    && self.frame.refused.as_ref().is_some_and(|refused| refused.refusal == Refusal::TooLarge)
+                {
+                    // Enough phases have ended: the rest fits, and may go on.
+                    self.reframe(self.frame.generation, None, self.frame.is_staged);
+                }
                 self.failures = 0;
                 self.unsaved_since = None;
                 self.pace.wrote(began);
@@ -527,13 +566,10 @@ impl Task {
                 self.set_gate().await;
             }
             Err(StoreError::Deposed) => return Some(End::Deposed),
-            Err(StoreError::Gone) => {
-                let message = self.speech.control(&Control::CancelSession);
-                self.send(message).await;
-                return Some(End::Gone);
-            }
+            Err(StoreError::Gone) => return Some(self.forget().await),
             Err(StoreError::TooLarge(message)) => {
                 self.saved = Some(version);
+                self.unsaved_since = None;
                 self.pace.wrote(began);
                 if !self.is_too_large {
                     self.is_too_large = true;
