@@ -98,3 +98,54 @@ async fn reject_refuses_an_edit_of_what_runs_and_the_policy_decides_again() {
     bed.until_state("boot", "Succeeded").await;
     assert_eq!(bed.order(), ["a", "b"]);
 }
+
+#[tokio::test]
+async fn an_edit_that_was_rejected_while_it_ran_is_taken_up_after_the_verdict() {
+    let (bed, _cluster) = Bed::new("reject-later").await;
+    let _runtime = bed.runtime("one").await;
+    let _operator = bed.operator();
+    bed.create("boot", json!({"phases": [bed.gated("a", &[])], "updatePolicy": "Reject"})).await;
+    bed.pid("a").await;
+    let edited = json!([bed.gated("a", &[]), bed.work("b", &["a"], "0")]);
+    bed.edit("boot", json!({"phases": edited})).await;
+    bed.until_state("boot", "UpdateRejected").await;
+    bed.open("a");
+    let status = bed.until_state("boot", "Succeeded").await;
+    assert_eq!((status["revision"].as_u64(), phase_state(&status, "b")), (Some(2), "Complete"));
+    assert_eq!(bed.order(), ["a", "b"]);
+}
+
+#[tokio::test]
+async fn a_session_goes_on_beside_an_edit_that_came_invalid_while_the_operator_was_away() {
+    let (bed, _cluster) = Bed::new("away").await;
+    let _runtime = bed.runtime("one").await;
+    let operator = bed.operator();
+    let phases = json!([bed.gated("a", &[]), bed.work("b", &["a"], "0")]);
+    bed.create("boot", json!({"phases": phases})).await;
+    bed.pid("a").await;
+    bed.until_phase("boot", "a", "Running").await;
+    drop(operator);
+    bed.edit("boot", json!({"phases": [{"kind": "Phase", "id": "a", "spec": {"waitFor": ["nobody"]}}]})).await;
+    let _operator = bed.operator();
+    let status = bed.until_state("boot", "InvalidManifest").await;
+    assert_eq!(condition(&status, "Accepted"), "False/InvalidManifest");
+    bed.open("a");
+    bed.until("boot", "the last revision ends", |s| s["verdict"] == "Succeeded").await;
+    assert_eq!(bed.order(), ["a", "b"]);
+}
+
+#[tokio::test]
+async fn a_dry_run_of_a_resource_that_has_run_forgets_nothing_and_skips_nothing() {
+    let (bed, _cluster) = Bed::new("dry-again").await;
+    let _runtime = bed.runtime("one").await;
+    let _operator = bed.operator();
+    bed.create("boot", json!({"phases": [bed.work("a", &[], "0"), bed.work("gone", &[], "0")]})).await;
+    bed.until_state("boot", "Succeeded").await;
+    let edited = json!([bed.work("a", &[], "0"), bed.work("b", &["a"], "0")]);
+    bed.edit("boot", json!({"phases": edited, "dryRun": true})).await;
+    bed.until_state("boot", "Planned").await;
+    bed.edit("boot", json!({"dryRun": false})).await;
+    let status = bed.until("boot", "the edit ran", |s| s["state"] == "Succeeded" && s["revision"] == 2).await;
+    assert_eq!(phase_state(&status, "b"), "Complete");
+    assert_eq!(bed.ran(), [("a", 1), ("b", 1), ("gone", 1)].map(|(id, n)| (id.to_owned(), n)).into());
+}

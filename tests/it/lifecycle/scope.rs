@@ -39,6 +39,11 @@ async fn a_phase_may_wait_for_one_of_another_manifest() {
     bed.until_state("first", "Succeeded").await;
     bed.create("third", json!({"phases": [waiting("c")]})).await;
     bed.until_state("third", "Succeeded").await;
+    // So is what an edit of a running manifest begins to wait for.
+    bed.create("fourth", json!({"phases": [bed.gated("d", &[])]})).await;
+    bed.pid("d").await;
+    bed.edit("fourth", json!({"phases": [bed.gated("d", &[]), waiting("e")]})).await;
+    bed.until_phase("fourth", "e", "Complete").await;
 }
 
 #[tokio::test]
