@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{
     Edit, Keep, PhaseRecord, PhaseState,
-    session::{Row, Session, fresh, is_satisfied},
+    session::{Row, Session, is_satisfied},
     steering::is_final_cancel,
 };
 use crate::manifest::PhaseId;
@@ -33,7 +33,7 @@ impl Session {
         for ix in edit.plan.indices() {
             let id = edit.plan.id(ix);
             let Some((_, mut record)) = left.remove(id) else {
-                rows.push(Row::new(fresh(id, floor, now), now));
+                rows.push(Row::new(PhaseRecord::fresh(id, floor, now), now));
                 continue;
             };
             let is_unchanged = edit.keep == Keep::Unchanged
@@ -87,5 +87,5 @@ fn fate(record: &PhaseRecord, is_unchanged: bool) -> Fate {
 /// two different phases.
 fn reopened(record: PhaseRecord, now: Timestamp) -> PhaseRecord {
     let run = record.run + 1;
-    PhaseRecord { released: record.released, used: record.used, ..fresh(&record.id, run, now) }
+    PhaseRecord { released: record.released, used: record.used, ..PhaseRecord::fresh(&record.id, run, now) }
 }

@@ -175,7 +175,7 @@ impl Session {
         let run = record.run + 1;
         let (released, used) = (std::mem::take(&mut record.released), record.used);
         let id = record.id.clone();
-        *record = super::PhaseRecord { released, used, ..super::session::fresh(&id, run, now) };
+        *record = super::PhaseRecord { released, used, ..super::PhaseRecord::fresh(&id, run, now) };
         self.count(ix);
         self.set_timer(ix);
         self.store_first();

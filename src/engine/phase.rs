@@ -223,6 +223,34 @@ pub struct PhaseRecord {
     pub heartbeat: Option<Duration>,
 }
 
+impl PhaseRecord {
+    /// A phase of which nothing is known but its run: Idle since `now`.
+    pub fn fresh(id: &PhaseId, run: u32, now: Timestamp) -> Self {
+        Self {
+            id: id.clone(),
+            state: PhaseState::Idle,
+            run,
+            attempt: 0,
+            offers: 0,
+            reason: None,
+            message: String::new(),
+            blocked_by: Vec::new(),
+            runtime: None,
+            progress: None,
+            since: now,
+            due: None,
+            started_at: None,
+            finished_at: None,
+            released: Vec::new(),
+            ignored: false,
+            used: false,
+            superseded: false,
+            tokenless: false,
+            heartbeat: None,
+        }
+    }
+}
+
 /// Longest message kept in a row, in bytes (cut at a character).
 pub const MESSAGE_BYTES_MAX: usize = 256;
 /// Most root causes kept in a row; more add nothing a person reads, and keep the walk linear.

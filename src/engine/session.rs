@@ -85,7 +85,7 @@ impl Session {
         settings: Settings,
         now: Timestamp,
     ) -> Self {
-        let rows = plan.phases().iter().map(|phase| Row::new(fresh(&phase.id, 1, now), now)).collect();
+        let rows = plan.phases().iter().map(|phase| Row::new(PhaseRecord::fresh(&phase.id, 1, now), now)).collect();
         let mut session = Self::bare(uid, plan, revision, strategy, settings, rows, now);
         session.begin_revision(now);
         session.relink(now);
@@ -103,7 +103,9 @@ impl Session {
             .phases()
             .iter()
             .map(|phase| {
-                let row = stored.remove(&phase.id).unwrap_or_else(|| fresh(&phase.id, record.runs_removed + 1, now));
+                let row = stored
+                    .remove(&phase.id)
+                    .unwrap_or_else(|| PhaseRecord::fresh(&phase.id, record.runs_removed + 1, now));
                 Row::new(row, now)
             })
             .collect();
@@ -611,32 +613,6 @@ pub(super) fn is_satisfied(record: &PhaseRecord) -> bool {
         PhaseState::Complete | PhaseState::Skipped => true,
         PhaseState::Failed => record.ignored,
         _ => false,
-    }
-}
-
-/// A phase of which nothing is known but its run.
-pub(super) fn fresh(id: &PhaseId, run: u32, now: Timestamp) -> PhaseRecord {
-    PhaseRecord {
-        id: id.clone(),
-        state: PhaseState::Idle,
-        run,
-        attempt: 0,
-        offers: 0,
-        reason: None,
-        message: String::new(),
-        blocked_by: Vec::new(),
-        runtime: None,
-        progress: None,
-        since: now,
-        due: None,
-        started_at: None,
-        finished_at: None,
-        released: Vec::new(),
-        ignored: false,
-        used: false,
-        superseded: false,
-        tokenless: false,
-        heartbeat: None,
     }
 }
 

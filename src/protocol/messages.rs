@@ -129,9 +129,8 @@ impl<'de> Deserialize<'de> for Command {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let word = String::deserialize(from)?;
         Self::ALL.into_iter().find(|command| command.as_str() == word).ok_or_else(|| {
-            serde::de::Error::custom(
-                "the command is none of pause, resume, cancel, x-report, x-retry, x-skip, x-use, x-complete, x-restart",
-            )
+            let known = Self::ALL.map(Self::as_str).join(", ");
+            serde::de::Error::custom(format_args!("the command is none of {known}"))
         })
     }
 }

@@ -18,7 +18,7 @@ mod written;
 
 pub use conditions::*;
 pub use crd::{crd, crd_yaml};
-pub use orders::{ManifestSource, Orders, SESSION_ID_BYTES_MAX, default_session_id};
+pub use orders::{ManifestSource, Orders};
 pub use project::{Error as ProjectError, Frame, STATUS_BYTES_MAX, collapsed, project, status_bytes_max};
 pub use restore::{Error as RestoreError, restore};
 pub use spec::*;

@@ -3,7 +3,6 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use serde_json::Value;
-use sha2::{Digest as _, Sha256};
 
 use super::{
     spec::{self, ConfigMapKey, PhaseManifestSpec, UpdatePolicy},
@@ -12,10 +11,8 @@ use super::{
 use crate::{
     engine::{Backoff, FailurePolicy, Pace, Request, RequestAction, Settings, Shutdown, Strategy, Timeouts},
     manifest::{Jitter, PhaseId, Plan, Problem, Reason, parse_duration},
+    protocol::SessionId,
 };
-
-/// Longest session id in bytes (subject tokens; design of the subjects).
-pub const SESSION_ID_BYTES_MAX: usize = 128;
 
 /// Old revisions kept where the spec does not say.
 const REVISION_HISTORY_LIMIT: usize = 10;
@@ -31,7 +28,7 @@ pub struct Orders<'a> {
     /// Show what would change, and run nothing of it.
     pub staged: bool,
     pub dry_run: bool,
-    /// As written; absent is [`default_session_id`].
+    /// As written; absent is [`SessionId::default_for`].
     pub session_id: Option<&'a str>,
     /// Name of a configured NATS connection.
     pub connection: &'a str,
@@ -68,7 +65,7 @@ impl<'a> Orders<'a> {
                 .unwrap_or(REVISION_HISTORY_LIMIT),
         };
         if let Some(id) = orders.session_id
-            && !is_session_id(id)
+            && SessionId::new(id).is_err()
         {
             found.add(
                 Reason::BadId,
@@ -91,27 +88,6 @@ impl<'a> Orders<'a> {
         }
         found.0
     }
-}
-
-/// The session id of a resource that names none: `<namespace>_<name>`, dots as underscores.
-///
-/// No two resources have the same: a namespace holds neither dots nor underscores, a name no underscores. One that is
-/// longer than [`SESSION_ID_BYTES_MAX`] is cut and ends in a hash of the whole.
-pub fn default_session_id(namespace: &str, name: &str) -> String {
-    let whole = format!("{namespace}_{name}").replace('.', "_");
-    if whole.len() <= SESSION_ID_BYTES_MAX {
-        return whole;
-    }
-    let digest = Sha256::digest(&whole);
-    let hash = digest[..16].iter().fold(0_u128, |number, &byte| number << 8 | u128::from(byte));
-    let hash = format!("{hash:032x}");
-    let kept: String = whole.chars().take(SESSION_ID_BYTES_MAX - hash.len() - 1).collect();
-    format!("{kept}_{hash}")
-}
-
-fn is_session_id(text: &str) -> bool {
-    (1..=SESSION_ID_BYTES_MAX).contains(&text.len())
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
 
 fn manifest_source<'a>(spec: &'a PhaseManifestSpec, found: &mut Problems) -> ManifestSource<'a> {

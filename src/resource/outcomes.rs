@@ -83,28 +83,7 @@ pub(super) fn row(letter: char, id: &PhaseId, run: u32, started_at: Timestamp) -
 
 /// A row of which nothing is remembered but where it is.
 pub(super) fn fresh(id: &PhaseId, state: PhaseState, run: u32, started_at: Timestamp) -> PhaseRecord {
-    PhaseRecord {
-        id: id.clone(),
-        state,
-        run,
-        attempt: 0,
-        offers: 0,
-        reason: None,
-        message: String::new(),
-        blocked_by: Vec::new(),
-        runtime: None,
-        progress: None,
-        since: started_at,
-        due: None,
-        started_at: None,
-        finished_at: None,
-        released: Vec::new(),
-        ignored: false,
-        used: false,
-        superseded: false,
-        tokenless: false,
-        heartbeat: None,
-    }
+    PhaseRecord { state, ..PhaseRecord::fresh(id, run, started_at) }
 }
 
 #[cfg(test)]

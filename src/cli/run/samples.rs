@@ -35,7 +35,7 @@ pub fn at(millis: i64) -> Timestamp {
 
 /// Every phase Waiting since the start.
 pub fn record(plan: &Plan) -> Record {
-    let phases = plan.phases().iter().map(|phase| row(phase.id.clone())).collect();
+    let phases = plan.phases().iter().map(|phase| row(&phase.id)).collect();
     Record {
         revision: 1,
         strategy: Strategy::Hybrid,
@@ -53,29 +53,8 @@ pub fn record(plan: &Plan) -> Record {
     }
 }
 
-fn row(id: PhaseId) -> PhaseRecord {
-    PhaseRecord {
-        id,
-        state: PhaseState::Waiting,
-        run: 1,
-        attempt: 0,
-        offers: 0,
-        reason: None,
-        message: String::new(),
-        blocked_by: Vec::new(),
-        runtime: None,
-        progress: None,
-        since: at(0),
-        due: None,
-        started_at: None,
-        finished_at: None,
-        released: Vec::new(),
-        ignored: false,
-        used: false,
-        superseded: false,
-        tokenless: false,
-        heartbeat: None,
-    }
+fn row(id: &PhaseId) -> PhaseRecord {
+    PhaseRecord { state: PhaseState::Waiting, ..PhaseRecord::fresh(id, 1, at(0)) }
 }
 
 /// Changes the row of one phase.

@@ -98,14 +98,3 @@ fn a_target_phase_that_the_manifest_lacks_is_a_problem() {
     let problems = orders.problems_with(&Plan::default());
     assert_eq!(problems.iter().map(|problem| problem.pointer.as_str()).collect::<Vec<_>>(), ["/spec/targetPhase"]);
 }
-
-#[test]
-fn default_session_ids_are_legal_subject_tokens_and_never_collide() {
-    assert_eq!(default_session_id("prod", "db.migrate"), "prod_db_migrate");
-    assert_ne!(default_session_id("a", "b-c"), default_session_id("a-b", "c"));
-    let long = "x".repeat(250);
-    let (first, second) = (default_session_id(&"n".repeat(63), &long), default_session_id(&"n".repeat(63), &long[1..]));
-    assert!(is_session_id(&first) && is_session_id(&second));
-    assert_eq!(first.len(), SESSION_ID_BYTES_MAX);
-    assert_ne!(first, second);
-}
