@@ -42,7 +42,7 @@ GUARDS = {
         "() if report.token.is_some() =>",
     ),
     "waits": (
-        "session.rs",
+        "offers.rs",
         "row.record.state == PhaseState::Waiting && row.unmet == 0 && row.record.due.is_none()",
         "row.record.state == PhaseState::Waiting && row.record.due.is_none()",
     ),
@@ -62,12 +62,12 @@ GUARDS = {
         "let is_holder = true;",
     ),
     "parallelism": (
-        "session.rs",
+        "offers.rs",
         "while self.has_slot() {",
         "loop {",
     ),
     "suspend": (
-        "session.rs",
+        "offers.rs",
         "            && self.settings.pace == Pace::Going\n",
         "",
     ),
@@ -98,12 +98,12 @@ GUARDS = {
         "let may_grant = (",
     ),
     "no-offer-in-silence": (
-        "session.rs",
+        "offers.rs",
         "            && self.listening_until.is_none()\n",
         "",
     ),
     "store-first": (
-        "session.rs",
+        "offers.rs",
         "            && !self.unstored\n",
         "",
     ),

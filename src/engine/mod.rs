@@ -17,6 +17,7 @@
 mod edit;
 mod graph;
 mod io;
+mod offers;
 mod outcome;
 mod phase;
 mod record;

@@ -14,8 +14,8 @@ use jiff::Timestamp;
 
 use super::{
     AttemptToken, Availability, Counts, Input, MESSAGE_BYTES_MAX, OffersGate, Output, Pace, PhaseReason, PhaseRecord,
-    PhaseState, Record, RequestRecord, Settings, Strategy, Target, TargetReason, Transition, Verdict, graph,
-    timing::{Dice, after, effective_backoff, repeat_delay},
+    PhaseState, Record, RequestRecord, Settings, Strategy, Transition, Verdict, graph,
+    timing::{Dice, after, effective_backoff},
 };
 use crate::manifest::{PhaseId, PhaseIx, Plan};
 
@@ -390,123 +390,6 @@ impl Session {
         Some(ix)
     }
 
-    fn ready_key(&self, ix: PhaseIx) -> ReadyKey {
-        let row = self.row(ix);
-        (Reverse(self.plan.phase(ix).spec.priority), row.record.offers > 0, Reverse(row.depth), ix)
-    }
-
-    /// Whether the phase stands in the queue for an offer: wanted, waiting, nothing unmet, no clock to sit out.
-    pub(super) fn set_ready(&mut self, ix: PhaseIx) {
-        let row = self.row(ix);
-        let is_ready =
-            row.wanted && row.record.state == PhaseState::Waiting && row.unmet == 0 && row.record.due.is_none();
-        if is_ready {
-            self.ready.insert(self.ready_key(ix));
-        } else {
-            // Under both keys that it can stand under: an offer may have been counted since it went in.
-            let (priority, _, depth, _) = self.ready_key(ix);
-            self.ready.remove(&(priority, false, depth, ix));
-            self.ready.remove(&(priority, true, depth, ix));
-        }
-    }
-
-    /// Takes the phase out of every sum, before it changes.
-    pub(super) fn uncount(&mut self, ix: PhaseIx) {
-        let row = &self.rows[ix.index()];
-        self.in_flight -= u32::from(row.record.state.is_in_flight());
-        if row.wanted {
-            *self.counts.of(&row.record) -= 1;
-            self.open -= u32::from(!row.record.state.is_terminal());
-        }
-        self.unstarted.remove(&ix);
-        let (priority, _, depth, _) = self.ready_key(ix);
-        self.ready.remove(&(priority, false, depth, ix));
-        self.ready.remove(&(priority, true, depth, ix));
-    }
-
-    /// Puts the phase back into every sum, after it changed.
-    pub(super) fn count(&mut self, ix: PhaseIx) {
-        let row = &self.rows[ix.index()];
-        let state = row.record.state;
-        self.in_flight += u32::from(state.is_in_flight());
-        if row.wanted {
-            *self.counts.of(&row.record) += 1;
-            self.open += u32::from(!state.is_terminal());
-            let is_early = matches!(state, PhaseState::Waiting | PhaseState::Offered | PhaseState::BackingOff);
-            if is_early && row.record.started_at.is_none() {
-                self.unstarted.insert(ix);
-            }
-        }
-        self.set_ready(ix);
-    }
-
-    /// Offers what is ready, as far as the gate, the store, the pace and the slots allow.
-    fn offer_ready(&mut self, now: Timestamp) {
-        if !self.may_offer() {
-            return;
-        }
-        self.announce_start(now);
-        if self.strategy == Strategy::Runtime {
-            return;
-        }
-        while self.has_slot() {
-            let Some(&(.., ix)) = self.ready.first() else { return };
-            self.offer(ix, now);
-        }
-    }
-
-    fn may_offer(&self) -> bool {
-        self.gate == OffersGate::Open
-            && !self.unstored
-            && self.listening_until.is_none()
-            && self.settings.pace == Pace::Going
-            && self.verdict.is_none()
-    }
-
-    pub(super) fn has_slot(&self) -> bool {
-        self.settings.parallelism.is_none_or(|slots| self.in_flight < slots.get())
-    }
-
-    fn offer(&mut self, ix: PhaseIx, now: Timestamp) {
-        self.uncount(ix);
-        let record = &mut self.row_mut(ix).record;
-        if record.offers == 0 {
-            record.attempt += 1;
-            record.runtime = None;
-            record.heartbeat = None;
-            record.progress = None;
-            record.tokenless = false;
-        }
-        record.offers += 1;
-        let (attempt, offer) = (record.attempt, record.offers);
-        self.count(ix);
-        self.change(ix, PhaseState::Offered, None, "", now);
-        let timeout = self.plan.phase(ix).spec.timeouts.offer.unwrap_or(self.settings.timeouts.offer);
-        self.set_due(ix, Some(after(now, timeout)));
-        let reason = match (offer, attempt) {
-            (2.., _) => TargetReason::Repeat,
-            (_, 2..) => TargetReason::Retry,
-            _ => TargetReason::DependenciesSatisfied,
-        };
-        let token = self.token(ix);
-        self.push(Output::Target(Target { phase: ix, token, reason, attempt, offer }));
-    }
-
-    /// `.start`, at the pace of offers, until somebody is heard.
-    fn announce_start(&mut self, now: Timestamp) {
-        if self.start_timer().is_some_and(|due| due <= now) {
-            self.starts += 1;
-            let pause = repeat_delay(self.starts, Dice::throw(self.seed(), [u64::from(self.starts), 0, 0, 0]));
-            self.start_due = Some(after(now, self.settings.timeouts.offer.saturating_add(pause)));
-            self.push(Output::Start);
-        }
-    }
-
-    /// When `.start` is to be published, if it may be at all.
-    fn start_timer(&self) -> Option<Timestamp> {
-        if self.heard || !self.may_offer() { None } else { self.start_due }
-    }
-
     /// Of the session, for jitter.
     pub(super) fn seed(&self) -> u64 {
         self.uid.bytes().fold(0, |seed, byte| seed.wrapping_mul(31).wrapping_add(u64::from(byte)))
@@ -583,27 +466,6 @@ impl Row {
     pub(super) fn is_open(&self) -> bool {
         let offered = self.record.offers > 0 && matches!(self.record.state, PhaseState::Waiting | PhaseState::Offered);
         offered || self.record.state.is_bound()
-    }
-}
-
-impl Counts {
-    /// The sum that a wanted phase in this state is part of. (Idle is kept apart: no wanted phase is.)
-    fn of(&mut self, record: &PhaseRecord) -> &mut u32 {
-        match record.state {
-            PhaseState::Waiting | PhaseState::Idle => &mut self.waiting,
-            PhaseState::Offered => &mut self.offered,
-            PhaseState::Queued => &mut self.queued,
-            PhaseState::Running => &mut self.running,
-            PhaseState::BackingOff => &mut self.backing_off,
-            PhaseState::Held => &mut self.held,
-            PhaseState::Cancelling => &mut self.cancelling,
-            PhaseState::Complete => &mut self.complete,
-            PhaseState::Failed if record.ignored => &mut self.ignored,
-            PhaseState::Failed => &mut self.failed,
-            PhaseState::UpstreamFailed => &mut self.upstream_failed,
-            PhaseState::Skipped => &mut self.skipped,
-            PhaseState::Cancelled => &mut self.cancelled,
-        }
     }
 }
 
