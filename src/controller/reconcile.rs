@@ -6,7 +6,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::channel::mpsc;
-use jiff::{Timestamp, TimestampRound, Unit};
+use jiff::Timestamp;
 use kube::{
     Api, Client,
     api::{DeleteParams, Preconditions},
@@ -32,7 +32,7 @@ use crate::{
     manifest::{ExternalWait, Plan},
     protocol::Prefix,
     resource::{PhaseManifest, Refusal, Situation, UpdatePolicy, restore},
-    sessions::{self, End, Keeper, KubernetesStore, Order, Origin, Past, Refused, Start, StoreError},
+    sessions::{self, End, Keeper, KubernetesStore, Order, Origin, Past, Refused, Start, StoreError, now},
 };
 
 const REJECTED: &str = "the session runs and spec.updatePolicy is Reject: wait for its verdict, or change the policy";
@@ -502,10 +502,4 @@ fn is_done(other: &PhaseManifest, wait: &ExternalWait) -> bool {
         // Finished rows of large manifests are letters only: of one that succeeded, every wanted phase is done.
         None => status.outcomes.is_some() && status.verdict.as_deref() == Some("Succeeded"),
     }
-}
-
-/// In whole milliseconds, as the status keeps them.
-fn now() -> Timestamp {
-    let now = Timestamp::now();
-    now.round(TimestampRound::new().smallest(Unit::Millisecond).mode(jiff::RoundMode::Floor)).unwrap_or(now)
 }

@@ -19,4 +19,4 @@ pub use kubernetes::{Keeper, KubernetesStore};
 pub use local::LocalStore;
 pub use pace::Pacing;
 pub use store::{Picture, Refused, Store, StoreError};
-pub use task::{End, EndWatch, Handle, Listener, Order, Origin, Past, Start, spawn};
+pub use task::{End, EndWatch, Handle, Listener, Order, Origin, Past, Start, now, spawn};

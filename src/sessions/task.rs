@@ -604,8 +604,8 @@ impl Task {
     }
 }
 
-/// In whole milliseconds, as the status keeps them.
-fn now() -> Timestamp {
+/// The clock of sessions: in whole milliseconds, as the status keeps them, and never ahead.
+pub fn now() -> Timestamp {
     let now = Timestamp::now();
     now.round(TimestampRound::new().smallest(Unit::Millisecond).mode(jiff::RoundMode::Floor)).unwrap_or(now)
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use jiff::{Timestamp, TimestampRound, Unit};
+use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
 use super::input::Task;
@@ -39,8 +39,8 @@ pub async fn start(bus: Bus, prefix: &Prefix, work: &Task) -> Result<(Local, Out
     // Unique on the bus of this process; the pid and the time keep tokens of two runs apart in their logs.
     let now = Timestamp::now();
     let origin = format!("laptop-{}-{}", std::process::id(), now.as_nanosecond());
-    let now = now.round(TimestampRound::new().smallest(Unit::Millisecond)).unwrap_or(now);
-    let session = Session::start(&origin, Arc::clone(&work.plan), 1, work.strategy, work.settings.clone(), now);
+    let session =
+        Session::start(&origin, Arc::clone(&work.plan), 1, work.strategy, work.settings.clone(), sessions::now());
     let (picture_to, picture) = watch::channel(Arc::new(session.record()));
     let (outputs_to, outputs) = mpsc::unbounded_channel();
     let inbound = Inbound::run(bus.clone(), prefix.clone(), origin.clone()).await?;
