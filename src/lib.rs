@@ -28,7 +28,7 @@
 //! | [`bus`] | NATS, or the same inside the process |
 //! | [`sessions`] | the task that ties engine, bus, clock and store together |
 //! | [`controller`] | the operator: resources in, sessions run, Events out |
-//! | [`gateway`] | health over HTTP |
+//! | [`gateway`] | HTTP: what other programs may ask of this process |
 //! | [`runtime`] | the SDK of runtimes, and the exec runtime |
 //! | [`cli`] | one file a verb; the only wiring |
 

@@ -5,17 +5,19 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
 
+use futures::Stream;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Error, Link, LinkState, Message, connect::QUEUE_MESSAGES_MAX, subject};
+use super::{Answer, Error, Link, LinkState, Message, Source, Transport, connect::QUEUE_MESSAGES_MAX, proof, subject};
 
 /// The same as NATS's default, so that what works here works there.
-pub(super) const PAYLOAD_BYTES_MAX: usize = 1 << 20;
+const PAYLOAD_BYTES_MAX: usize = 1 << 20;
 
 /// Where replies go; the number of the request follows.
 const INBOX: &str = "_INBOX_memory.";
@@ -53,17 +55,7 @@ impl Hub {
         Self(Arc::new(Shared { state: Mutex::default(), link }))
     }
 
-    pub(super) fn link(&self) -> watch::Receiver<Link> {
-        self.0.link.subscribe()
-    }
-
-    pub(super) fn publish(&self, message: Message) -> Result<(), Error> {
-        check_size(&message)?;
-        self.deliver(&mut self.0.state(), message);
-        Ok(())
-    }
-
-    pub(super) fn subscribe(&self, pattern: &str, queue: Option<&str>) -> Queue {
+    fn listen(&self, pattern: &str, queue: Option<&str>) -> Queue {
         let (sender, receiver) = mpsc::channel(QUEUE_MESSAGES_MAX);
         let mut state = self.0.state();
         let id = state.next_id();
@@ -72,7 +64,7 @@ impl Hub {
         Queue { hub: self.0.clone(), id, receiver }
     }
 
-    pub(super) async fn request(&self, mut message: Message, timeout: Duration) -> Result<Message, Error> {
+    async fn ask(&self, mut message: Message, timeout: Duration) -> Result<Message, Error> {
         check_size(&message)?;
         let subject = message.subject.clone();
         let (sender, receiver) = oneshot::channel();
@@ -130,6 +122,36 @@ impl Hub {
     }
 }
 
+impl Transport for Hub {
+    fn publish(&self, message: Message) -> Answer<'_, ()> {
+        let published = check_size(&message).map(|()| {
+            self.deliver(&mut self.0.state(), message);
+        });
+        Box::pin(std::future::ready(published))
+    }
+
+    fn subscribe<'a>(&'a self, pattern: &'a str, queue: Option<&'a str>) -> Answer<'a, Source> {
+        let source: Source = Box::pin(self.listen(pattern, queue));
+        Box::pin(std::future::ready(Ok(source)))
+    }
+
+    fn request(&self, message: Message, timeout: Duration) -> Answer<'_, Message> {
+        Box::pin(self.ask(message, timeout))
+    }
+
+    fn link(&self) -> watch::Receiver<Link> {
+        self.0.link.subscribe()
+    }
+
+    fn payload_bytes_max(&self) -> usize {
+        PAYLOAD_BYTES_MAX
+    }
+
+    fn inbox(&self) -> String {
+        format!("{INBOX}{}", proof::nonce())
+    }
+}
+
 fn check_size(message: &Message) -> Result<(), Error> {
     let size_bytes = message.size_bytes();
     if size_bytes > PAYLOAD_BYTES_MAX {
@@ -165,14 +187,16 @@ impl Drop for Waiting<'_> {
 }
 
 /// One subscription; dropping it unsubscribes.
-pub(super) struct Queue {
+struct Queue {
     hub: Arc<Shared>,
     id: u64,
     receiver: mpsc::Receiver<Message>,
 }
 
-impl Queue {
-    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
+impl Stream for Queue {
+    type Item = Message;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Message>> {
         self.receiver.poll_recv(cx)
     }
 }

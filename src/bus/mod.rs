@@ -14,11 +14,14 @@ mod message;
 mod nats;
 mod proof;
 mod replies;
+mod stream;
 mod subject;
+mod transport;
 
 use std::{
     collections::{BTreeSet, VecDeque},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -32,6 +35,8 @@ pub use inbound::{
 };
 pub use link::{Link, LinkState};
 pub use message::{Headers, Message};
+pub use stream::{Begin, Position, Reading, Storage, Stored, StreamFacts, StreamWish};
+pub use transport::{Answer, Source, Transport};
 
 /// How long any call may take but for those that name their own limit.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -63,6 +68,14 @@ pub enum Error {
     Closed,
     #[error("`{address}` is no address of a server: {detail}")]
     Address { address: String, detail: String },
+    #[error("the bus keeps no messages: {detail}")]
+    NoStorage { detail: String },
+    #[error(
+        "another stream holds subjects of the stream {stream}: {detail}; give it other subjects, or this connection another prefix"
+    )]
+    ForeignStream { stream: String, detail: String },
+    #[error("the stream {stream} did not do as it was asked: {detail}")]
+    Stream { stream: String, detail: String },
     #[error("cannot use {what}: {detail}")]
     Option { what: &'static str, detail: String },
 }
@@ -77,6 +90,9 @@ impl Error {
             Self::Timeout { .. } | Self::Unproven { .. } => "BusTimeout",
             Self::NoResponders { .. } => "NoResponders",
             Self::Denied { .. } => "PermissionDenied",
+            Self::NoStorage { .. } => "NoJetStream",
+            Self::ForeignStream { .. } => "ForeignStream",
+            Self::Stream { .. } => "StreamFailed",
             Self::Address { .. } | Self::Option { .. } => "BadConnection",
         }
     }
@@ -84,25 +100,24 @@ impl Error {
 
 /// A bus. Cloning is a reference count; the connection ends with the last clone and the last subscription.
 #[derive(Clone)]
-pub struct Bus(Kind);
-
-#[derive(Clone)]
-enum Kind {
-    Memory(memory::Hub),
-    Nats(nats::Connection),
-}
+pub struct Bus(Arc<dyn Transport>);
 
 impl Bus {
     /// A bus inside this process, with the same behaviour: wildcards, queue groups, requests, order, bounded queues.
     pub fn memory() -> Self {
-        Self(Kind::Memory(memory::Hub::new()))
+        Self::over(memory::Hub::new())
     }
 
     /// Starts to connect and answers at once; the connection is retried for ever and [`Bus::link`] tells how it stands.
     ///
     /// Fails only on options that no retry can mend ([`Error::Address`], [`Error::Option`]).
     pub async fn connect(options: ConnectOptions) -> Result<Self, Error> {
-        nats::Connection::open(options).await.map(|connection| Self(Kind::Nats(connection)))
+        nats::Connection::open(options).await.map(Self::over)
+    }
+
+    /// A bus over whatever carries messages as a [`Transport`] promises to.
+    pub fn over(transport: impl Transport) -> Self {
+        Self(Arc::new(transport))
     }
 
     /// Publishes, at most once: `Ok` says that the message was given to a connection that was up, never that it arrived.
@@ -114,10 +129,7 @@ impl Bus {
             subject::check_subject(reply)?;
         }
         message.headers.check()?;
-        match &self.0 {
-            Kind::Memory(hub) => hub.publish(message),
-            Kind::Nats(connection) => connection.publish(message).await,
-        }
+        self.0.publish(message).await
     }
 
     /// Listens to a pattern (`*` one token, `>` the rest); with a queue group, each message goes to one of its members.
@@ -128,10 +140,7 @@ impl Bus {
         if let Some(queue) = queue {
             subject::check_subject(queue)?;
         }
-        let source = match &self.0 {
-            Kind::Memory(hub) => Source::Memory(hub.subscribe(pattern, queue)),
-            Kind::Nats(connection) => Source::Nats(connection.subscribe(pattern, queue).await?),
-        };
+        let source = self.0.subscribe(pattern, queue).await?;
         let (pattern, queue) = (pattern.to_owned(), queue.map(str::to_owned));
         Ok(Subscription { source, pattern, queue, ahead: VecDeque::new() })
     }
@@ -141,42 +150,32 @@ impl Bus {
     pub async fn request(&self, message: Message, timeout: Duration) -> Result<Message, Error> {
         subject::check_subject(&message.subject)?;
         message.headers.check()?;
-        match &self.0 {
-            Kind::Memory(hub) => hub.request(message, timeout).await,
-            Kind::Nats(connection) => connection.request(message, timeout).await,
-        }
+        self.0.request(message, timeout).await
     }
 
     /// How the connection stands, and whether anything may have been missed.
     pub fn link(&self) -> watch::Receiver<Link> {
-        match &self.0 {
-            Kind::Memory(hub) => hub.link(),
-            Kind::Nats(connection) => connection.link(),
-        }
+        self.0.link()
     }
 
     /// Largest message, headers and body together.
     pub fn payload_bytes_max(&self) -> usize {
-        match &self.0 {
-            Kind::Memory(_) => memory::PAYLOAD_BYTES_MAX,
-            Kind::Nats(connection) => connection.payload_bytes_max(),
-        }
+        self.0.payload_bytes_max()
+    }
+
+    /// Streams of this bus, where it can keep messages at all.
+    pub fn storage(&self) -> Option<&dyn Storage> {
+        self.0.storage()
     }
 
     /// A subject of our own that nobody else uses.
     fn inbox(&self) -> String {
-        match &self.0 {
-            Kind::Memory(_) => format!("_INBOX_memory.{}", proof::nonce()),
-            Kind::Nats(connection) => format!("{}.{}", connection.inbox_prefix(), proof::nonce()),
-        }
+        self.0.inbox()
     }
 
     /// Subjects and patterns that the server denied on this connection; `None` where nothing is ever denied.
     fn denied(&self) -> Option<watch::Receiver<BTreeSet<String>>> {
-        match &self.0 {
-            Kind::Memory(_) => None,
-            Kind::Nats(connection) => Some(connection.denied()),
-        }
+        self.0.denied()
     }
 }
 
@@ -192,27 +191,13 @@ pub struct Subscription {
     ahead: VecDeque<Message>,
 }
 
-enum Source {
-    Memory(memory::Queue),
-    Nats(nats::Source),
-}
-
 impl Subscription {
     /// The next message, probes included.
     fn poll_raw(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
         if let Some(message) = self.ahead.pop_front() {
             return Poll::Ready(Some(message));
         }
-        self.source.poll_next(cx)
-    }
-}
-
-impl Source {
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
-        match self {
-            Self::Memory(queue) => queue.poll_next(cx),
-            Self::Nats(source) => source.poll_next(cx),
-        }
+        self.source.as_mut().poll_next(cx)
     }
 }
 

@@ -11,7 +11,6 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll},
     time::Duration,
 };
 
@@ -24,7 +23,10 @@ use tokio::{
     time::Instant,
 };
 
-use super::{CALL_TIMEOUT, ConnectOptions, Error, Headers, Link, LinkState, Message, proof, replies::Replies};
+use super::{
+    Answer, CALL_TIMEOUT, ConnectOptions, Error, Headers, Link, LinkState, Message, Source, Transport, proof,
+    replies::Replies,
+};
 
 /// How often the keeper looks without being woken, and how often losses raise the epoch at most.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -86,7 +88,7 @@ impl Connection {
         Ok(Self { client, notes, inbox_prefix, replies: Arc::default(), _keeper: Arc::new(keeper) })
     }
 
-    pub(super) async fn publish(&self, message: Message) -> Result<(), Error> {
+    async fn send(&self, message: Message) -> Result<(), Error> {
         let subject = message.subject.clone();
         self.check_up_and_size(&message)?;
         let headers = headers_out(&message.headers);
@@ -111,7 +113,7 @@ impl Connection {
         }
     }
 
-    pub(super) async fn subscribe(&self, pattern: &str, queue: Option<&str>) -> Result<Source, Error> {
+    async fn listen(&self, pattern: &str, queue: Option<&str>) -> Result<Source, Error> {
         let subscribe = async {
             match queue {
                 None => self.client.subscribe(pattern.to_owned()).await,
@@ -119,7 +121,7 @@ impl Connection {
             }
         };
         match tokio::time::timeout(CALL_TIMEOUT, subscribe).await {
-            Ok(Ok(subscriber)) => Ok(Source(subscriber)),
+            Ok(Ok(subscriber)) => Ok(Box::pin(subscriber.map(message_in))),
             Ok(Err(error)) => Err(match error.kind() {
                 async_nats::SubscribeErrorKind::Other => Error::Closed,
                 _ => Error::Pattern { pattern: pattern.to_owned() },
@@ -128,7 +130,7 @@ impl Connection {
         }
     }
 
-    pub(super) async fn request(&self, mut message: Message, timeout: Duration) -> Result<Message, Error> {
+    async fn ask(&self, mut message: Message, timeout: Duration) -> Result<Message, Error> {
         let subject = message.subject.clone();
         let deadline = Instant::now() + timeout;
         self.check_up_and_size(&message)?;
@@ -139,11 +141,11 @@ impl Connection {
         let mut expected = replies.expect();
         message.reply = Some(expected.inbox.clone());
         let watched = [subject.clone(), replies.pattern()];
-        self.publish(message).await?;
+        self.send(message).await?;
         let reply = tokio::select! {
             biased;
             reply = tokio::time::timeout_at(deadline, expected.reply()) => reply,
-            subject = proof::denial(Some(self.denied()), &watched) => return Err(Error::Denied { subject }),
+            subject = proof::denial(Some(self.notes.denied.subscribe()), &watched) => return Err(Error::Denied { subject }),
         };
         match reply {
             Ok(Some(reply)) if reply.status == Some(StatusCode::NO_RESPONDERS) => Err(Error::NoResponders { subject }),
@@ -151,22 +153,6 @@ impl Connection {
             Ok(None) => Err(Error::Closed),
             Err(_) => Err(Error::Timeout { subject }),
         }
-    }
-
-    pub(super) fn link(&self) -> watch::Receiver<Link> {
-        self.notes.link.subscribe()
-    }
-
-    pub(super) fn denied(&self) -> watch::Receiver<BTreeSet<String>> {
-        self.notes.denied.subscribe()
-    }
-
-    pub(super) fn inbox_prefix(&self) -> &str {
-        &self.inbox_prefix
-    }
-
-    pub(super) fn payload_bytes_max(&self) -> usize {
-        self.client.max_payload()
     }
 
     /// The client's own state is asked, not the link: it is the first to know.
@@ -182,12 +168,33 @@ impl Connection {
     }
 }
 
-/// Messages as the client hands them over; dropping it unsubscribes.
-pub(super) struct Source(async_nats::Subscriber);
+impl Transport for Connection {
+    fn publish(&self, message: Message) -> Answer<'_, ()> {
+        Box::pin(self.send(message))
+    }
 
-impl Source {
-    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
-        self.0.poll_next_unpin(cx).map(|message| message.map(message_in))
+    fn subscribe<'a>(&'a self, pattern: &'a str, queue: Option<&'a str>) -> Answer<'a, Source> {
+        Box::pin(self.listen(pattern, queue))
+    }
+
+    fn request(&self, message: Message, timeout: Duration) -> Answer<'_, Message> {
+        Box::pin(self.ask(message, timeout))
+    }
+
+    fn link(&self) -> watch::Receiver<Link> {
+        self.notes.link.subscribe()
+    }
+
+    fn payload_bytes_max(&self) -> usize {
+        self.client.max_payload()
+    }
+
+    fn inbox(&self) -> String {
+        format!("{}.{}", self.inbox_prefix, proof::nonce())
+    }
+
+    fn denied(&self) -> Option<watch::Receiver<BTreeSet<String>>> {
+        Some(self.notes.denied.subscribe())
     }
 }
 

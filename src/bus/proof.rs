@@ -84,7 +84,7 @@ impl Subscription {
     /// Reads until the probe comes, and keeps what it reads; whatever moment it is cancelled at.
     async fn read_up_to(&mut self, nonce: &str) -> Heard {
         while self.ahead.len() < QUEUE_MESSAGES_MAX {
-            match poll_fn(|cx| self.source.poll_next(cx)).await {
+            match poll_fn(|cx| self.source.as_mut().poll_next(cx)).await {
                 None => return Heard::End,
                 Some(message) if message.headers.get(headers::PROBE) == Some(nonce) => return Heard::Probe,
                 Some(message) => self.ahead.push_back(message),

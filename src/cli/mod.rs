@@ -2,8 +2,11 @@
 //!
 //! Nobody imports this module. Standard output is for results, standard error for progress and complaints.
 
+mod cluster;
 mod crd;
+mod nats;
 mod operator;
+mod process;
 mod run;
 
 use std::process::ExitCode;
@@ -31,7 +34,7 @@ enum Verb {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match &cli.verb {
-        Verb::Operator(args) => args.start_log(),
+        Verb::Operator(args) => args.log.start(),
         Verb::Run(_) | Verb::Crd(_) => log_to_stderr(),
     }
     let done = match cli.verb {
@@ -49,4 +52,9 @@ pub fn main() -> ExitCode {
 fn log_to_stderr() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("error"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+/// An environment variable that is set to nothing is a list of one empty text.
+fn filled(texts: &[String]) -> Vec<String> {
+    texts.iter().filter(|text| !text.is_empty()).cloned().collect()
 }

@@ -11,6 +11,7 @@ pub mod call;
 pub mod claim;
 pub mod commands;
 pub mod events;
+pub mod heart;
 pub mod labels;
 mod listener;
 mod options;

@@ -2,15 +2,15 @@
 
 use kube::Client;
 
-use super::labels::LabelRules;
-use crate::{bus::ConnectOptions, controller::claim::Serves, gateway::health::Heart, protocol::Prefix};
+use super::{claim::Serves, heart::Heart, labels::LabelRules};
+use crate::{bus::Bus, protocol::Prefix, sessions::Clock};
 
 /// Everything that [`super::run`] needs. One NATS connection, named `default`.
 #[derive(Clone)]
 pub struct Options {
     /// Without retries of its own; see [`super::call`].
     pub client: Client,
-    pub bus: ConnectOptions,
+    pub bus: Bus,
     /// Of the subjects on that connection.
     pub prefix: Prefix,
     /// `Pmp-Origin` of all that is published: the id of this cluster.
@@ -23,6 +23,7 @@ pub struct Options {
     /// Of labels that handlers put.
     pub labels: LabelRules,
     pub heart: Heart,
+    pub clock: Clock,
 }
 
 /// Whose resources are run.

@@ -32,7 +32,7 @@ use crate::{
     manifest::{ExternalWait, Plan},
     protocol::Prefix,
     resource::{PhaseManifest, Refusal, Situation, UpdatePolicy, restore},
-    sessions::{self, End, Keeper, KubernetesStore, Order, Origin, Past, Refused, Start, StoreError, now},
+    sessions::{self, Clock, End, Keeper, KubernetesStore, Order, Origin, Past, Refused, Start, StoreError},
 };
 
 const REJECTED: &str = "the session runs and spec.updatePolicy is Reject: wait for its verdict, or change the policy";
@@ -54,6 +54,7 @@ pub struct Context {
     pub voice: Voice,
     /// Objects to look at again, though nobody edited them.
     pub wake: mpsc::UnboundedSender<ObjectRef<PhaseManifest>>,
+    pub clock: Clock,
 }
 
 /// Between two looks at what other manifests have done, beside the word of those that run here.
@@ -134,7 +135,7 @@ impl Context {
             return Ok(None);
         }
         let Some(due) = due(object) else { return Ok(Some(Action::await_change())) };
-        let left = Duration::try_from(due.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO);
+        let left = Duration::try_from(due.duration_since(self.clock.now())).unwrap_or(Duration::ZERO);
         if !left.is_zero() {
             return Ok(Some(Action::requeue(left)));
         }
@@ -308,6 +309,7 @@ impl Context {
             generation,
             orders: vec![order],
             past: if status_revision(&fresh).is_some() { Past::Stored } else { Past::None },
+            clock: self.clock,
         };
         let listener = self.voice.of(&fresh);
         let handle = sessions::spawn(self.bus.clone(), &self.inbound, start, store, listener);
@@ -336,7 +338,7 @@ impl Context {
         let status = object.status.clone().unwrap_or_default();
         let Ok(record) = restore(&status, &plan) else { return Ok(Err((refusal, message))) };
         let settings = crate::resource::Orders::new(&object.spec).map(|orders| orders.settings).unwrap_or_default();
-        let session = Session::restore(uid(object), Arc::clone(&plan), record, settings, now());
+        let session = Session::restore(uid(object), Arc::clone(&plan), record, settings, self.clock.now());
         let generation = object.metadata.generation.unwrap_or_default();
         let order = Order::Refuse { generation, refused: Refused { refusal, message } };
         Ok(Ok(Begun { session, plan, edit: None, order, was_refused: true }))
@@ -348,7 +350,7 @@ impl Context {
         object: &PhaseManifest,
         accepted: Accepted,
     ) -> Result<Result<Begun, (Refusal, String)>, Error> {
-        let now = now();
+        let now = self.clock.now();
         let status = object.status.clone().unwrap_or_default();
         let uid = uid(object);
         let generation = object.metadata.generation.unwrap_or_default();

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     call::uid,
     events::Events,
+    heart::{Gate, Heart},
     listener::Voice,
     options::{Options, Scope},
     reconcile::{self, Context, reconcile, set_aside},
@@ -31,8 +32,7 @@ use super::{
     roster::Roster,
 };
 use crate::{
-    bus::{self, Bus, Inbound},
-    gateway::health::{Gate, Heart},
+    bus::{self, Inbound},
     resource::{Holder, PhaseManifest},
     sessions::{Keeper, Origin},
 };
@@ -56,13 +56,13 @@ const BEAT: Duration = Duration::from_secs(5);
 /// Why the operator cannot run at all.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot set up the connection to NATS")]
+    #[error("cannot listen on the bus")]
     Bus(#[from] bus::Error),
 }
 
 /// Runs until `stop`; then lets every session store what it knows, for at most 8 s.
 pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error> {
-    let bus = Bus::connect(options.bus.clone()).await?;
+    let bus = options.bus.clone();
     let inbound = Inbound::run(bus.clone(), options.prefix.clone(), options.origin.clone()).await?;
     let events = Events::start(options.client.clone(), &options.process);
     let roster = Roster::default();
@@ -93,6 +93,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
             events: events.clone(),
             voice: voice.clone(),
             wake,
+            clock: options.clock,
         });
         let filled = options.heart.gate("the cache of PhaseManifests");
         let watch = watch(api, &options, writer, Arc::clone(&context), filled.clone());

@@ -6,7 +6,6 @@
 
 use std::{future::Future, pin::Pin, time::Duration};
 
-use jiff::Timestamp;
 use kube::{
     Api, Resource, ResourceExt,
     api::{Patch, PatchParams},
@@ -135,7 +134,7 @@ impl KubernetesStore {
         let situation = situation(picture);
         let availability = picture.record.availability;
         let judged = |situation: &Situation| {
-            conditions(situation, availability, &self.last.conditions, picture.generation, Timestamp::now())
+            conditions(situation, availability, &self.last.conditions, picture.generation, picture.at)
         };
         let frame = Frame {
             observed_generation: picture.generation,

@@ -7,6 +7,7 @@
 //!
 //! No decision is made here: what to offer, whom to believe and when a session is over is the engine's word.
 
+mod clock;
 mod contest;
 mod kubernetes;
 mod local;
@@ -15,8 +16,9 @@ mod speech;
 mod store;
 mod task;
 
+pub use clock::Clock;
 pub use kubernetes::{Keeper, KubernetesStore};
 pub use local::LocalStore;
 pub use pace::Pacing;
 pub use store::{Picture, Refused, Store, StoreError};
-pub use task::{End, EndWatch, Handle, Listener, Order, Origin, Past, Start, now, spawn};
+pub use task::{End, EndWatch, Handle, Listener, Order, Origin, Past, Start, spawn};

@@ -2,6 +2,8 @@
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
+use jiff::Timestamp;
+
 use crate::{
     engine::{Counts, Record, Settings},
     manifest::Plan,
@@ -13,6 +15,7 @@ use super::pace::Pacing;
 /// A session at one moment, as much of it as a store may want.
 #[derive(Debug, Clone)]
 pub struct Picture {
+    pub at: Timestamp,
     pub record: Arc<Record>,
     pub plan: Arc<Plan>,
     pub settings: Arc<Settings>,

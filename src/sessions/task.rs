@@ -2,7 +2,6 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use jiff::{Timestamp, TimestampRound, Unit};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -11,6 +10,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    clock::Clock,
     contest::Contest,
     pace::{Pace, Urgency},
     speech::Speech,
@@ -46,6 +46,7 @@ pub struct Start {
     /// so that nobody takes the verdict on the last revision for one on this generation.
     pub orders: Vec<Order>,
     pub past: Past,
+    pub clock: Clock,
 }
 
 /// Whether anything can have been said of the session before this task.
@@ -161,6 +162,7 @@ pub fn spawn(bus: Bus, inbound: &InboundHandle, start: Start, store: impl Store,
         bus,
         speech: Speech { prefix: start.prefix, session: start.id, origin: start.origin.0 },
         session: start.session,
+        clock: start.clock,
         listener: Box::new(listener),
         asks: HashMap::new(),
         asked: 0,
@@ -216,6 +218,7 @@ type Version = (u64, u64);
 
 struct Task {
     bus: Bus,
+    clock: Clock,
     speech: Speech,
     session: Session,
     listener: Box<dyn Listener>,
@@ -280,7 +283,7 @@ impl Task {
                 }
             }
             self.save_if_due();
-            let clock = self.session.poll_timeout().map(instant_of);
+            let clock = self.session.poll_timeout().map(|due| self.clock.instant_of(due));
             let store = self.store_timer();
             let contest = self.contest.until();
             tokio::select! {
@@ -423,7 +426,7 @@ impl Task {
     // === the engine ===
 
     async fn feed(&mut self, input: Input) {
-        self.session.handle(input, now());
+        self.session.handle(input, self.clock.now());
         self.drain().await;
     }
 
@@ -435,7 +438,7 @@ impl Task {
     }
 
     async fn carry_out(&mut self, output: Output) {
-        let now = now();
+        let now = self.clock.now();
         match output {
             Output::Store => {
                 self.store_at = Some(self.session.version());
@@ -534,6 +537,7 @@ impl Task {
 
     fn picture(&self) -> Picture {
         Picture {
+            at: self.clock.now(),
             record: Arc::new(self.session.record()),
             plan: Arc::clone(self.session.plan()),
             settings: Arc::new(self.session.settings().clone()),
@@ -602,16 +606,4 @@ impl Task {
         }
         End::Stopped
     }
-}
-
-/// The clock of sessions: in whole milliseconds, as the status keeps them, and never ahead.
-pub fn now() -> Timestamp {
-    let now = Timestamp::now();
-    now.round(TimestampRound::new().smallest(Unit::Millisecond).mode(jiff::RoundMode::Floor)).unwrap_or(now)
-}
-
-/// On the clock that sleeps are measured by. A millisecond late, since what has not quite come is not due.
-fn instant_of(due: Timestamp) -> Instant {
-    let millis = due.as_millisecond().saturating_sub(Timestamp::now().as_millisecond());
-    Instant::now() + Duration::from_millis(u64::try_from(millis).map_or(0, |millis| millis + 1))
 }

@@ -2,9 +2,9 @@
 
 use std::{net::SocketAddr, process::Command, time::Duration};
 
-use pmp::gateway::{
-    health::{Heart, answer},
-    serve::bind,
+use pmp::{
+    controller::heart::Heart,
+    gateway::{health::answer, serve::bind},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

@@ -10,7 +10,7 @@ use crate::{
     bus::{self, Bus, Inbound, InboundHandle, InboundMessage},
     engine::{Output, Record, Session, Settings},
     protocol::Prefix,
-    sessions::{self, Handle, Listener, LocalStore, Order, Origin, Past, Start},
+    sessions::{self, Clock, Handle, Listener, LocalStore, Order, Origin, Past, Start},
 };
 
 /// A session under way.
@@ -39,8 +39,8 @@ pub async fn start(bus: Bus, prefix: &Prefix, work: &Task) -> Result<(Local, Out
     // Unique on the bus of this process; the pid and the time keep tokens of two runs apart in their logs.
     let now = Timestamp::now();
     let origin = format!("laptop-{}-{}", std::process::id(), now.as_nanosecond());
-    let session =
-        Session::start(&origin, Arc::clone(&work.plan), 1, work.strategy, work.settings.clone(), sessions::now());
+    let clock = Clock::System;
+    let session = Session::start(&origin, Arc::clone(&work.plan), 1, work.strategy, work.settings.clone(), clock.now());
     let (picture_to, picture) = watch::channel(Arc::new(session.record()));
     let (outputs_to, outputs) = mpsc::unbounded_channel();
     let inbound = Inbound::run(bus.clone(), prefix.clone(), origin.clone()).await?;
@@ -52,6 +52,7 @@ pub async fn start(bus: Bus, prefix: &Prefix, work: &Task) -> Result<(Local, Out
         generation: 1,
         orders: Vec::new(),
         past: Past::None,
+        clock,
     };
     let task = sessions::spawn(bus, &inbound, start, LocalStore(picture_to), Viewer(outputs_to));
     Ok((Local { picture, task, _inbound: inbound }, outputs))

@@ -1,0 +1,68 @@
+//! What every verb that runs as a service has in common: its log, its name, and how it is told to end.
+
+use std::task::Poll;
+
+use anyhow::Context as _;
+use clap::ValueEnum;
+use futures::{Stream, stream};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Exit codes of a process that would not wait for its own orderly end.
+const INTERRUPTED: u8 = 130;
+const TERMINATED: u8 = 143;
+
+#[derive(Debug, clap::Args)]
+pub struct LogArgs {
+    /// How log lines are written to standard error; RUST_LOG says which
+    #[arg(long, env = "PMP_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    Text,
+    /// One object a line
+    Json,
+}
+
+impl LogArgs {
+    /// Starts the log: `RUST_LOG` as usual, without it what an operator of the operator wants to see.
+    pub fn start(&self) {
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        match self.log_format {
+            LogFormat::Text => log.init(),
+            LogFormat::Json => log.json().init(),
+        }
+    }
+}
+
+/// `<host>-<random>`: the host is the pod's name, the rest keeps a restarted container apart from its last life.
+pub fn process_name() -> String {
+    let host = std::env::var("HOSTNAME").ok().filter(|name| !name.is_empty()).unwrap_or_else(|| "pmp".to_owned());
+    let host: String = host.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.')).take(100).collect();
+    format!("{host}-{:08x}", rand::random::<u32>())
+}
+
+/// SIGINT and SIGTERM as the exit codes that a process has that ends by them.
+pub fn signals() -> anyhow::Result<impl Stream<Item = u8> + Unpin> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    Ok(stream::poll_fn(move |cx| {
+        if interrupt.poll_recv(cx).is_ready() {
+            return Poll::Ready(Some(INTERRUPTED));
+        }
+        terminate.poll_recv(cx).map(|_| Some(TERMINATED))
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_lives_of_a_process_have_two_names() {
+        assert_ne!(process_name(), process_name());
+    }
+}
