@@ -4,6 +4,7 @@
 
 mod cluster;
 mod crd;
+mod gateway;
 mod nats;
 mod operator;
 mod process;
@@ -25,8 +26,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Run(run::Args),
-    // Boxed, because it has as many arguments as all others together.
+    // Boxed, because they have as many arguments as all others together.
     Operator(Box<operator::Args>),
+    Gateway(Box<gateway::Args>),
     Crd(crd::Args),
 }
 
@@ -35,11 +37,13 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match &cli.verb {
         Verb::Operator(args) => args.log.start(),
+        Verb::Gateway(args) => args.log.start(),
         Verb::Run(_) | Verb::Crd(_) => log_to_stderr(),
     }
     let done = match cli.verb {
         Verb::Run(args) => run::run(&args),
         Verb::Operator(args) => operator::run(&args),
+        Verb::Gateway(args) => gateway::run(&args),
         Verb::Crd(args) => crd::run(&args),
     };
     done.unwrap_or_else(|error| {

@@ -7,16 +7,13 @@ use anyhow::bail;
 use super::filled;
 use crate::bus::{Auth, ConnectOptions, Secret, Tls};
 
+/// Where NATS is if nobody says.
+const DEFAULT_URL: &str = "nats://127.0.0.1:4222";
+
 #[derive(Debug, clap::Args)]
 pub struct NatsArgs {
-    /// Where NATS is: nats://host:4222, tls://host [repeatable]
-    #[arg(
-        long = "nats-url",
-        env = "NATS_URL",
-        value_name = "URL",
-        value_delimiter = ',',
-        default_value = "nats://127.0.0.1:4222"
-    )]
+    /// Where NATS is: nats://host:4222, tls://host [repeatable] [default: nats://127.0.0.1:4222]
+    #[arg(long = "nats-url", env = "NATS_URL", value_name = "URL", value_delimiter = ',')]
     urls: Vec<String>,
     /// User name; needs a password
     #[arg(long = "nats-user", env = "NATS_USER", value_name = "NAME")]
@@ -57,9 +54,15 @@ pub struct NatsArgs {
 }
 
 impl NatsArgs {
+    /// Whether somebody said where NATS is, for verbs that can do without.
+    pub fn is_given(&self) -> bool {
+        !filled(&self.urls).is_empty()
+    }
+
     /// Under this name at the server.
     pub fn options(&self, name: &str) -> anyhow::Result<ConnectOptions> {
-        let mut options = ConnectOptions::new(filled(&self.urls));
+        let urls = if self.is_given() { filled(&self.urls) } else { vec![DEFAULT_URL.to_owned()] };
+        let mut options = ConnectOptions::new(urls);
         name.clone_into(&mut options.name);
         options.auth = self.auth()?;
         options.tls = Tls {
