@@ -154,8 +154,7 @@ async fn live(args: &Args) -> anyhow::Result<ExitCode> {
 
 /// Lines of all sessions under the prefix, for GET /logs.
 pub async fn logs(bus: &Bus, prefix: &Prefix, stop: &CancellationToken) -> anyhow::Result<Logs> {
-    let record = String::new();
-    Logs::start(bus.clone(), prefix.clone(), record, stop.clone()).await.context("cannot listen to logs")
+    Logs::start(bus.clone(), prefix.clone(), stop.clone()).await.context("cannot listen to logs")
 }
 
 /// Listens, says where, and serves in the background until `stop`.

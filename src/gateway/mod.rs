@@ -148,9 +148,9 @@ pub async fn run(listener: TcpListener, options: Options, stop: CancellationToke
 
 /// What every handler has at hand. Cloning is a reference count.
 #[derive(Clone)]
-struct Gateway(Arc<Inner>);
+pub(crate) struct Gateway(Arc<Inner>);
 
-struct Inner {
+pub(crate) struct Inner {
     sessions: Sessions,
     client: Client,
     heart: Heart,

@@ -35,7 +35,7 @@ use super::{
     submit::name_version,
 };
 use crate::{
-    bus::{self, Begin, Bus, Reading, Stored},
+    bus::{self, Begin, Bus, Reading, Stored, streams},
     manifest::{PhaseId, parse_duration},
     protocol::{Channel, LogMessage, Prefix, SessionId},
     resource::PhaseManifest,
@@ -68,7 +68,7 @@ pub struct Logs(Arc<Inner>);
 struct Inner {
     bus: Bus,
     prefix: Prefix,
-    /// The stream that keeps lines, where the bus can keep any.
+    /// The name of the stream that keeps lines, where the bus keeps any.
     record: String,
     ring: Mutex<Ring>,
     news: broadcast::Sender<(SessionId, Line)>,
@@ -77,11 +77,12 @@ struct Inner {
 }
 
 impl Logs {
-    /// Listens to the log channel of all sessions until `stop`. `record` names the stream that keeps it.
-    pub async fn start(bus: Bus, prefix: Prefix, record: String, stop: CancellationToken) -> Result<Self, bus::Error> {
+    /// Listens to the log channel of all sessions until `stop`.
+    pub async fn start(bus: Bus, prefix: Prefix, stop: CancellationToken) -> Result<Self, bus::Error> {
         let heard = bus.subscribe(&prefix.pattern(Channel::Log), None).await?;
         let news = broadcast::Sender::new(NEWS_MAX);
         let epoch = Timestamp::now().as_millisecond();
+        let record = streams::record(&prefix).name;
         let logs = Self(Arc::new(Inner { bus, prefix, record, ring: Mutex::default(), news, epoch }));
         let pump = logs.clone();
         tokio::spawn(async move {
@@ -108,12 +109,6 @@ impl Logs {
         let storage = self.0.bus.storage()?;
         storage.read(&self.0.record, &subject, begin).await.ok()
     }
-
-    /// Whether the stream holds anything at all, which a reading of nothing would wait for.
-    async fn is_empty(&self) -> bool {
-        let Some(storage) = self.0.bus.storage() else { return true };
-        storage.facts(&self.0.record).await.is_ok_and(|facts| facts.first > facts.last)
-    }
 }
 
 /// Which lines.
@@ -133,7 +128,7 @@ impl Wanted {
 }
 
 /// GET /logs.
-pub async fn get_logs(State(gateway): State<Gateway>, request: Request) -> Result<Response, Fault> {
+pub(super) async fn get_logs(State(gateway): State<Gateway>, request: Request) -> Result<Response, Fault> {
     let (parts, _) = request.into_parts();
     let known = ["session", "namespace", "phaseId", "limit", "since", "follow"];
     let query = Query::of(parts.uri.query(), &known)?;
@@ -178,28 +173,17 @@ fn since(text: &str) -> Result<Timestamp, Fault> {
 impl Logs {
     /// The newest stored lines, oldest first; nothing where there is no stream.
     async fn read(&self, wanted: &Wanted) -> Option<Vec<Line>> {
-        self.0.bus.storage()?;
-        if self.is_empty().await {
-            return Some(Vec::new());
-        }
         let begin = wanted.since.map_or(Begin::Sequence(1), Begin::Time);
-        let mut reading = self.stored(&wanted.session, begin).await?;
+        let Reading { pending, mut messages } = self.stored(&wanted.session, begin).await?;
         let mut newest = VecDeque::new();
         let end = tokio::time::Instant::now() + READ_TIMEOUT;
-        // Where nothing matches there is nothing to tell that this was all: silence says it.
-        let mut patience = tokio::time::Instant::now() + Duration::from_millis(500);
-        while let Ok(Some(Ok(stored))) = timeout_at(end.min(patience), reading.next()).await {
-            patience = end;
-            let is_last = stored.pending == 0;
-            if let Some(line) = line(&stored).filter(|line| wanted.is_it(line)) {
-                if newest.len() >= wanted.limit {
-                    newest.pop_front();
-                }
-                newest.push_back(line);
+        for _ in 0..pending {
+            let Ok(Some(Ok(stored))) = timeout_at(end, messages.next()).await else { break };
+            let Some(line) = line(&stored).filter(|line| wanted.is_it(line)) else { continue };
+            if newest.len() >= wanted.limit {
+                newest.pop_front();
             }
-            if is_last {
-                break;
-            }
+            newest.push_back(line);
         }
         Some(newest.into())
     }
@@ -264,7 +248,7 @@ impl Logs {
             let next = begin.or_else(|| past.last().map(|line| Begin::Sequence(line.sequence + 1)));
             if let Some(reading) = self.stored(&wanted.session, next.unwrap_or(Begin::New)).await {
                 let past = futures::stream::iter(past);
-                let lines = reading.take_while(|stored| std::future::ready(stored.is_ok()));
+                let lines = reading.messages.take_while(|stored| std::future::ready(stored.is_ok()));
                 let lines = lines.filter_map(|stored| std::future::ready(stored.ok().as_ref().and_then(line)));
                 let lines = past.chain(lines.filter(move |line| std::future::ready(wanted.is_it(line))));
                 return lines.map(move |line| event(created, &line)).boxed();

@@ -30,17 +30,6 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    pub const ALL: [Self; 8] = [
-        Self::Created,
-        Self::Updated,
-        Self::Restarted,
-        Self::Attached,
-        Self::Staged,
-        Self::Planned,
-        Self::Applied,
-        Self::Unchanged,
-    ];
-
     /// The word of `status`.
     pub fn as_str(self) -> &'static str {
         match self {
