@@ -6,6 +6,7 @@ mod cluster;
 mod crd;
 mod gateway;
 mod nats;
+mod openapi;
 mod operator;
 mod process;
 mod run;
@@ -30,6 +31,7 @@ enum Verb {
     Operator(Box<operator::Args>),
     Gateway(Box<gateway::Args>),
     Crd(crd::Args),
+    Openapi(openapi::Args),
 }
 
 /// Reads the arguments, does what they say, answers with the exit code of the process.
@@ -38,13 +40,14 @@ pub fn main() -> ExitCode {
     match &cli.verb {
         Verb::Operator(args) => args.log.start(),
         Verb::Gateway(args) => args.log.start(),
-        Verb::Run(_) | Verb::Crd(_) => log_to_stderr(),
+        Verb::Run(_) | Verb::Crd(_) | Verb::Openapi(_) => log_to_stderr(),
     }
     let done = match cli.verb {
         Verb::Run(args) => run::run(&args),
         Verb::Operator(args) => operator::run(&args),
         Verb::Gateway(args) => gateway::run(&args),
         Verb::Crd(args) => crd::run(&args),
+        Verb::Openapi(args) => openapi::run(&args),
     };
     done.unwrap_or_else(|error| {
         anstream::eprintln!("pmp: {error:#}");

@@ -1,3 +1,0 @@
-//! placeholder
-use serde_json::{Value, json};
-pub fn document() -> Value { json!({}) }
