@@ -15,7 +15,7 @@ use super::{
 use crate::{
     bus::Bus,
     controller::{Scope, Selector, View, heart::Heart},
-    gateway::{self, Bounds, Bound, Options, Rates, Role, logs::Logs, serve},
+    gateway::{self, Bound, Bounds, Options, Rates, Role, logs::Logs, serve},
     protocol::{Prefix, SessionId},
 };
 
@@ -111,7 +111,9 @@ async fn live(args: &Args) -> anyhow::Result<ExitCode> {
     let bound = session.map(|session| Bound { session, namespace: namespaces[0].clone() });
     let scope = Scope::of(namespaces);
     let bus = match args.nats.is_given() {
-        true => Some(Bus::connect(args.nats.options("pmp-gateway")?).await.context("cannot set up the connection to NATS")?),
+        true => Some(
+            Bus::connect(args.nats.options("pmp-gateway")?).await.context("cannot set up the connection to NATS")?,
+        ),
         false => None,
     };
     let logs = match &bus {

@@ -141,5 +141,17 @@ async fn options(args: &Args, heart: Heart) -> anyhow::Result<Options> {
     let origin = cluster_id(&client).await?;
     let process = process_name();
     tracing::info!(origin, process, "the API server answers");
-    Ok(Options { client, bus, prefix, origin, process, scope, selector, labels, heart, view: View::new(), clock: Clock::System })
+    Ok(Options {
+        client,
+        bus,
+        prefix,
+        origin,
+        process,
+        scope,
+        selector,
+        labels,
+        heart,
+        view: View::new(),
+        clock: Clock::System,
+    })
 }

@@ -65,7 +65,9 @@ impl Responder {
                 self.reply(&message, answers::state(&object, plan.as_ref())).await;
             }
             InboundBody::Diff if message.origin == Origin::None => {
-                if let (Some(last), Some(spec)) = (self.revision_plan(&object).await, revision::live(&self.client, &object).await.ok().flatten()) {
+                if let (Some(last), Some(spec)) =
+                    (self.revision_plan(&object).await, revision::live(&self.client, &object).await.ok().flatten())
+                {
                     self.reply(&message, answers::diff(&object, &last, &spec)).await;
                 }
             }

@@ -141,7 +141,8 @@ impl View {
         api: Api<PhaseManifest>,
         selector: Option<&Selector>,
         filled: Gate,
-    ) -> (Store<PhaseManifest>, impl Stream<Item = watcher::Result<Event<PhaseManifest>>> + Send + 'static + use<>) {
+    ) -> (Store<PhaseManifest>, impl Stream<Item = watcher::Result<Event<PhaseManifest>>> + Send + 'static + use<>)
+    {
         let (store, writer): (_, Writer<PhaseManifest>) = reflector::store();
         self.0.shelves.write().unwrap_or_else(PoisonError::into_inner).push((store.clone(), filled.clone()));
         let mut config = watcher::Config::default().timeout(WATCH_SECONDS);

@@ -112,12 +112,7 @@ pub struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self {
-            body_bytes_max: 1 << 20,
-            rates: Rates { peer: 200, all: 1000 },
-            connections_max: 1024,
-            streams_max: 256,
-        }
+        Self { body_bytes_max: 1 << 20, rates: Rates { peer: 200, all: 1000 }, connections_max: 1024, streams_max: 256 }
     }
 }
 

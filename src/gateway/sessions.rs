@@ -150,8 +150,7 @@ impl Sessions {
     /// What was just written is read back from here on.
     pub fn wrote(&self, object: &PhaseManifest) {
         let (Some(session), Some(version)) = (session_of(object), version_of(object)) else { return };
-        let write =
-            Write { session, namespace: namespace(object).to_owned(), name: name(object).to_owned(), version };
+        let write = Write { session, namespace: namespace(object).to_owned(), name: name(object).to_owned(), version };
         let mut writes = self.writes.lock().unwrap_or_else(PoisonError::into_inner);
         writes.retain(|other| other.session != write.session || other.namespace != write.namespace);
         if writes.len() >= WRITES_MAX {
@@ -163,9 +162,8 @@ impl Sessions {
     /// The last write of ours to this session, once the cache has it; nothing where there was none that it has not had
     /// for long.
     async fn own_write(&self, session: &SessionId, within: Option<&str>) -> Result<Option<Arc<PhaseManifest>>, Fault> {
-        let is_it = |write: &&Write| {
-            write.session == *session && within.is_none_or(|namespace| write.namespace == namespace)
-        };
+        let is_it =
+            |write: &&Write| write.session == *session && within.is_none_or(|namespace| write.namespace == namespace);
         let found = {
             let writes = self.writes.lock().unwrap_or_else(PoisonError::into_inner);
             writes.iter().find(is_it).map(|write| (write.namespace.clone(), write.name.clone(), write.version))
@@ -209,7 +207,11 @@ impl Sessions {
         }
         let loaded = revision::started(&self.client, object).await;
         let loaded = loaded.inspect_err(|error| {
-            tracing::warn!(resource = name(object), error = error as &dyn std::error::Error, "a revision cannot be read");
+            tracing::warn!(
+                resource = name(object),
+                error = error as &dyn std::error::Error,
+                "a revision cannot be read"
+            );
         });
         loaded.ok().flatten().map(|plan| self.keep(plan))
     }

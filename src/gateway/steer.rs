@@ -39,8 +39,7 @@ pub async fn post_control(State(gateway): State<Gateway>, request: Request) -> R
     let query = Query::of(parts.uri.query(), &["session", "namespace"])?;
     media::require_json(&parts.headers)?;
     let text = body::read(&parts.headers, stream, BODY_BYTES_MAX).await?;
-    let control =
-        ControlMessage::parse(&text).map_err(|error| Fault::bad_request("BadCommand", error.to_string()))?;
+    let control = ControlMessage::parse(&text).map_err(|error| Fault::bad_request("BadCommand", error.to_string()))?;
     gateway.in_time(gateway.obey(&query, &parts.headers, control)).await
 }
 

@@ -20,14 +20,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{
-    Gateway,
-    fault::Fault,
-    query::Query,
-    serve::Lease,
-    sessions::version_of,
-    submit::name_version,
-};
+use super::{Gateway, fault::Fault, query::Query, serve::Lease, sessions::version_of, submit::name_version};
 use crate::{
     controller::{
         Change,

@@ -70,8 +70,7 @@ fn responses(operation: &Operation) -> Value {
             response["content"] = contents(bodies);
         }
         if operation.names_version {
-            response["headers"] =
-                json!({"Pmp-Resource-Version": {"$ref": "#/components/headers/ResourceVersion"}});
+            response["headers"] = json!({"Pmp-Resource-Version": {"$ref": "#/components/headers/ResourceVersion"}});
         }
         responses.insert((*code).to_owned(), response);
     }
@@ -109,9 +108,7 @@ fn contents(bodies: &[Content]) -> Value {
 }
 
 fn parameters() -> Value {
-    let query = |name: &str, description: &str, schema: Value| {
-        json!({"name": name, "in": "query", "description": description, "schema": schema})
-    };
+    let query = |name: &str, description: &str, schema: Value| json!({"name": name, "in": "query", "description": description, "schema": schema});
     let flag = || json!({"type": "boolean", "default": false});
     json!({
         "id": {

@@ -27,11 +27,8 @@ const SESSION: &[&str] = &["session", "namespace"];
 const PHASE: &[&str] = &["id", "session", "namespace", "idempotencyKey"];
 const STATUS: &[&str] = &["session", "namespace", "ifNoneMatch", "lastEventId"];
 
-const MANIFESTS: &[Content] = &[
-    ("application/vnd.phase-manifest+json", "Manifest"),
-    (JSON, "Submission"),
-    ("application/yaml", "Submission"),
-];
+const MANIFESTS: &[Content] =
+    &[("application/vnd.phase-manifest+json", "Manifest"), (JSON, "Submission"), ("application/yaml", "Submission")];
 
 /// Only the server has a say in what a document of other kinds looks like.
 const BASE: Operation = Operation {
@@ -47,10 +44,11 @@ const BASE: Operation = Operation {
 };
 
 const STATUS_ANSWERS: &[(&str, &str, &[Content])] = &[
-    ("200", "The session; or its changes as events: `state` with all of it, `change` with what is different, `gone`", &[
-        (JSON, "State"),
-        (EVENTS, "Events"),
-    ]),
+    (
+        "200",
+        "The session; or its changes as events: `state` with all of it, `change` with what is different, `gone`",
+        &[(JSON, "State"), (EVENTS, "Events")],
+    ),
     ("304", "It is as it was", &[]),
 ];
 
@@ -76,11 +74,15 @@ pub const OPERATIONS: &[Operation] = &[
         path: "/plan",
         id: "getPlan",
         summary: "The manifest that was submitted last, in canonical form",
-        answers: &[("200", "The manifest", &[
-            ("application/vnd.phase-manifest+json", "Manifest"),
-            (JSON, "Manifest"),
-            ("application/yaml", "Manifest"),
-        ])],
+        answers: &[(
+            "200",
+            "The manifest",
+            &[
+                ("application/vnd.phase-manifest+json", "Manifest"),
+                (JSON, "Manifest"),
+                ("application/yaml", "Manifest"),
+            ],
+        )],
         refusals: &["404", "409"],
         ..BASE
     },
@@ -127,24 +129,14 @@ pub const OPERATIONS: &[Operation] = &[
         refusals: &["404", "409"],
         ..BASE
     },
-    Operation {
-        path: "/phases/{id}/retry",
-        id: "retryPhase",
-        summary: "Reopen a finished phase",
-        ..ASK
-    },
+    Operation { path: "/phases/{id}/retry", id: "retryPhase", summary: "Reopen a finished phase", ..ASK },
     Operation {
         path: "/phases/{id}/skip",
         id: "skipPhase",
         summary: "End a phase without running it, as skipped",
         ..ASK
     },
-    Operation {
-        path: "/phases/{id}/use",
-        id: "usePhase",
-        summary: "Want a phase whose instanceMode is onUse",
-        ..ASK
-    },
+    Operation { path: "/phases/{id}/use", id: "usePhase", summary: "Want a phase whose instanceMode is onUse", ..ASK },
     Operation {
         path: "/phases/{id}/complete",
         id: "completePhase",
@@ -197,13 +189,7 @@ pub const OPERATIONS: &[Operation] = &[
     },
 ];
 
-const ASK: Operation = Operation {
-    method: "post",
-    parameters: PHASE,
-    answers: ACCEPTED,
-    refusals: &["404", "408", "409", "413"],
-    ..BASE
-};
+const ASK: Operation =
+    Operation { method: "post", parameters: PHASE, answers: ACCEPTED, refusals: &["404", "408", "409", "413"], ..BASE };
 
-const PROBE: Operation =
-    Operation { parameters: &[], answers: HEALTHY, refusals: &[], names_version: false, ..BASE };
+const PROBE: Operation = Operation { parameters: &[], answers: HEALTHY, refusals: &[], names_version: false, ..BASE };

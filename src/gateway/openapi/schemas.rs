@@ -306,7 +306,8 @@ fn sessions() -> Value {
 }
 
 fn command() -> Value {
-    let commands = Command::ALL.into_iter().filter(|command| !matches!(command, Command::Report | Command::CancelAttempt));
+    let commands =
+        Command::ALL.into_iter().filter(|command| !matches!(command, Command::Report | Command::CancelAttempt));
     let commands: Vec<&str> = commands.map(Command::as_str).collect();
     json!({
         "type": "object",

@@ -92,7 +92,9 @@ impl Gateway {
             && digest != *plan.digest()
         {
             let detail = format!("what is staged has the digest {}, not the one that was asked for", plan.digest());
-            return Err(about(Fault::conflict("DigestMismatch", detail)).with("digest", plan.digest().to_string().into()));
+            return Err(
+                about(Fault::conflict("DigestMismatch", detail)).with("digest", plan.digest().to_string().into())
+            );
         }
         Ok(plan)
     }

@@ -97,10 +97,8 @@ fn refused(problems: &[Problem]) -> Fault {
 
 /// Of everything that decides what a request means, but not of its key.
 fn fingerprint(text: &[u8], wish: &Wish) -> String {
-    let asked = format!(
-        "{:?} {:?} {:?} {:?} {:?} ",
-        wish.session, wish.namespace, wish.mode, wish.others, wish.on_conflict
-    );
+    let asked =
+        format!("{:?} {:?} {:?} {:?} {:?} ", wish.session, wish.namespace, wish.mode, wish.others, wish.on_conflict);
     short(&format!("{asked}{}", crate::manifest::Digest::of(text)))
 }
 
@@ -204,11 +202,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{
-        gateway::submit::wish::OnConflict,
-        manifest::OtherKinds,
-        resource::crd,
-    };
+    use crate::{gateway::submit::wish::OnConflict, manifest::OtherKinds, resource::crd};
 
     fn wish() -> Wish {
         Wish {

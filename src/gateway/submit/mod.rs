@@ -25,11 +25,6 @@ use kube::{
 };
 use serde_json::{Map, Value, json};
 
-pub use self::{
-    answer::Outcome,
-    apply::post_apply,
-    wish::{Wish, idempotency_key},
-};
 use self::{
     answer::Facts,
     document::Submission,
@@ -37,6 +32,11 @@ use self::{
     once::{KEYS_ANNOTATION, Key, Use},
     target::{Naming, Target},
     wish::Mode,
+};
+pub use self::{
+    answer::Outcome,
+    apply::post_apply,
+    wish::{Wish, idempotency_key},
 };
 use super::{
     Gateway, body,
@@ -217,8 +217,7 @@ impl Gateway {
             Action::Restart => {
                 let id = CommandId::over_http(wish.key.as_ref().map(Key::as_str));
                 let request = Asked { token: id.token().to_owned(), action: RequestAction::Restart, phase: None };
-                let requests =
-                    with_request(object, &request).map_err(|why| Fault::conflict("TooManyRequests", why))?;
+                let requests = with_request(object, &request).map_err(|why| Fault::conflict("TooManyRequests", why))?;
                 if let Some(Value::Object(requests)) = requests {
                     spec.extend(requests);
                 }
@@ -248,10 +247,12 @@ impl Gateway {
     async fn clash(&self, action: Action, submission: &Submission, object: &PhaseManifest) -> Fault {
         let session = session_text(object);
         let fault = if action == Action::RefuseExecuting {
-            let detail = format!("session {session} executes this plan already; onConflict=attach makes that no mistake");
+            let detail =
+                format!("session {session} executes this plan already; onConflict=attach makes that no mistake");
             Fault::conflict("Executing", detail)
         } else {
-            let detail = format!("session {session} executes another plan; onConflict=replace makes this its next revision");
+            let detail =
+                format!("session {session} executes another plan; onConflict=replace makes this its next revision");
             Fault::conflict("Conflicting", detail)
         };
         let running = match self.sessions.started_plan(object).await {
@@ -310,7 +311,8 @@ fn new_object(
     object.metadata.namespace = Some(target.namespace.clone());
     let mut annotations = submission.annotations.clone();
     if let Some(key) = key {
-        annotations.insert(KEYS_ANNOTATION.to_owned(), remembered(Vec::new(), key, submission, &created(submission.mode)));
+        annotations
+            .insert(KEYS_ANNOTATION.to_owned(), remembered(Vec::new(), key, submission, &created(submission.mode)));
     }
     let mut all = labels.clone();
     all.extend(submission.labels.clone());

@@ -32,9 +32,16 @@ async fn methods_are_named_and_head_has_no_body() {
 #[tokio::test]
 async fn a_misspelled_parameter_is_not_passed_over() {
     let front = Front::new("spelling").await;
-    for target in ["/plan?dryrun=true", "/plan?session=s&session=t", "/plan?session=a.b", "/plan?dryRun=maybe",
-        "/plan?dryRun&stage", "/plan?namespace=UPPER", "/plan?namespace=elsewhere", "/plan?onConflict=panic"]
-    {
+    for target in [
+        "/plan?dryrun=true",
+        "/plan?session=s&session=t",
+        "/plan?session=a.b",
+        "/plan?dryRun=maybe",
+        "/plan?dryRun&stage",
+        "/plan?namespace=UPPER",
+        "/plan?namespace=elsewhere",
+        "/plan?onConflict=panic",
+    ] {
         let answer = front.call("POST", target).json(&json!([])).send().await;
         assert_eq!(answer.problem(400), "BadParameter", "{target}");
     }

@@ -70,39 +70,102 @@ impl Inputs {
 
 /// A value of another type than the field wants, or of no sense in it.
 const NONSENSE: [&str; 14] = [
-    "-1", "0.5", "1e400", "-99999999999999999999", "18446744073709551616", "true", "[[]]", "[1]", "{\"a\":1}",
-    "{\"x\":{\"y\":{}}}", "\"\\u0000\"", "\"-5m\"", "\"1e99\"", "[null, 3]",
+    "-1",
+    "0.5",
+    "1e400",
+    "-99999999999999999999",
+    "18446744073709551616",
+    "true",
+    "[[]]",
+    "[1]",
+    "{\"a\":1}",
+    "{\"x\":{\"y\":{}}}",
+    "\"\\u0000\"",
+    "\"-5m\"",
+    "\"1e99\"",
+    "[null, 3]",
 ];
 
 /// Fields of a spec that none of these fits.
 const FIELDS: [&str; 9] = [
-    "\"retry\":{\"maxAttempts\":$}", "\"waitFor\":{\"timeout\":$}", "\"waitFor\":{\"phases\":$}",
-    "\"selector\":{\"matchLabels\":$}", "\"instanceMode\":$", "\"onFailure\":{\"action\":$}",
-    "\"x-timeouts\":{\"attempt\":$}", "\"x-backoff\":{\"factor\":$}", "\"description\":$",
+    "\"retry\":{\"maxAttempts\":$}",
+    "\"waitFor\":{\"timeout\":$}",
+    "\"waitFor\":{\"phases\":$}",
+    "\"selector\":{\"matchLabels\":$}",
+    "\"instanceMode\":$",
+    "\"onFailure\":{\"action\":$}",
+    "\"x-timeouts\":{\"attempt\":$}",
+    "\"x-backoff\":{\"factor\":$}",
+    "\"description\":$",
 ];
 
 fn by_hand(inputs: &mut Inputs) {
     for text in [
-        "", " ", "null", "true", "1", "\"a\"", "{}", "[", "]", "[[]]", "[null, 1]", "[{]", "[}", "[1]", "[\"a\"]", "{\"a\":1}",
-        "[{}]x", "[]]", "[,]", "[{\"kind\":\"Phase\",\"id\":\"a\"},]", "// no\n[]", "['a']", "[NaN]", "[Infinity]", "[01]",
-        "[{\"kind\":\"Phase\"}]", "[{\"id\":\"a\"}]", "[{\"kind\":\"phase\",\"id\":\"\"}]", "[{\"kind\":\"Phase\",\"id\":null}]",
-        "[{\"kind\":\"Phase\",\"id\":\"a\",\"ID\":\"b\"}]", "[{\"kind\":\"Phase\",\"Kind\":\"Phase\",\"id\":\"a\"}]",
+        "",
+        " ",
+        "null",
+        "true",
+        "1",
+        "\"a\"",
+        "{}",
+        "[",
+        "]",
+        "[[]]",
+        "[null, 1]",
+        "[{]",
+        "[}",
+        "[1]",
+        "[\"a\"]",
+        "{\"a\":1}",
+        "[{}]x",
+        "[]]",
+        "[,]",
+        "[{\"kind\":\"Phase\",\"id\":\"a\"},]",
+        "// no\n[]",
+        "['a']",
+        "[NaN]",
+        "[Infinity]",
+        "[01]",
+        "[{\"kind\":\"Phase\"}]",
+        "[{\"id\":\"a\"}]",
+        "[{\"kind\":\"phase\",\"id\":\"\"}]",
+        "[{\"kind\":\"Phase\",\"id\":null}]",
+        "[{\"kind\":\"Phase\",\"id\":\"a\",\"ID\":\"b\"}]",
+        "[{\"kind\":\"Phase\",\"Kind\":\"Phase\",\"id\":\"a\"}]",
         "[{\"kind\":\"Phase\",\"id\":\"a\",\"spec\":{\"wait_for\":[],\"waitFor\":[]}}]",
         "[{\"kind\":\"Phase\",\"id\":\"a\",\"spec\":{\"waitFor\":[\"a\"]}}]",
         "[{\"kind\":\"Phase\",\"id\":\"a\"},{\"kind\":\"Phase\",\"id\":\"a\"}]",
-        "{\"kind\":\"PhaseManifest\"}", "{\"apiVersion\":\"v1\",\"kind\":\"Pod\",\"spec\":{}}",
+        "{\"kind\":\"PhaseManifest\"}",
+        "{\"apiVersion\":\"v1\",\"kind\":\"Pod\",\"spec\":{}}",
         "{\"apiVersion\":\"pmp.dev/v1alpha1\",\"kind\":\"PhaseManifest\",\"spec\":{\"phases\":{}}}",
         "{\"apiVersion\":\"pmp.dev/v1alpha1\",\"kind\":\"PhaseManifest\",\"spec\":{\"phases\":[],\"phases\":[]}}",
         "{\"apiVersion\":\"pmp.dev/v1alpha1\",\"kind\":\"PhaseManifest\",\"metadata\":{\"name\":\"../x\"},\"spec\":{\"phases\":[]}}",
         "{\"apiVersion\":\"pmp.dev/v1alpha1\",\"kind\":\"PhaseManifest\",\"metadata\":{\"name\":\"a\",\"namespace\":\"other\"},\"spec\":{\"phases\":[]}}",
         "{\"apiVersion\":\"pmp.dev/v1alpha1\",\"kind\":\"PhaseManifest\",\"metadata\":{\"labels\":{\"a\":1}},\"spec\":{\"phases\":[]}}",
-        "\u{feff}", "\u{0}", "[\u{0}]", "[{\"kind\":\"Phase\",\"id\":\"\\ud800\"}]",
+        "\u{feff}",
+        "\u{0}",
+        "[\u{0}]",
+        "[{\"kind\":\"Phase\",\"id\":\"\\ud800\"}]",
     ] {
         inputs.json(&format!("by hand: {text}"), text);
     }
-    for text in ["&a [*a]", "*a", "!!python/object:os.system []", "- - - a", "a: b", "---\n[]\n---\n[]", "{a: &a 1, <<: *a}",
-        "- kind: Phase\n  id: a\n  id: b", "%YAML 9.9\n---\n[1]", "\t- a", "? [a]\n: b", "- !!binary x", "'", "[}", "- kind: Phase\n id: a"]
-    {
+    for text in [
+        "&a [*a]",
+        "*a",
+        "!!python/object:os.system [1]",
+        "- - - a",
+        "a: b",
+        "---\n[]\n---\n[]",
+        "{a: &a 1, <<: *a}",
+        "- kind: Phase\n  id: a\n  id: b",
+        "%YAML 9.9\n---\n[1]",
+        "\t- a",
+        "? [a]\n: b",
+        "- !!binary x",
+        "'",
+        "[}",
+        "- kind: Phase\n id: a",
+    ] {
         inputs.yaml(&format!("by hand, yaml: {text}"), text);
     }
 }
@@ -143,9 +206,19 @@ fn generated_manifests(inputs: &mut Inputs, count: usize) {
         let good = "[{\"kind\":\"Phase\",\"id\":\"a\",\"spec\":{\"retry\":{\"maxAttempts\":3},\"waitFor\":{\"phases\":[]},\"x-a\":[1,\"ü\",{}]}}]";
         match inputs.dice.below(6) {
             0 => {
-                let twins = [("match_labels", "matchLabels"), ("max_attempts", "maxAttempts"), ("WaitFor", "wait_for"), ("Retry", "retry"), ("onFailure", "on_failure"), ("InstanceMode", "instance_mode")];
+                let twins = [
+                    ("match_labels", "matchLabels"),
+                    ("max_attempts", "maxAttempts"),
+                    ("WaitFor", "wait_for"),
+                    ("Retry", "retry"),
+                    ("onFailure", "on_failure"),
+                    ("InstanceMode", "instance_mode"),
+                ];
                 let (one, other) = *inputs.dice.of(&twins);
-                inputs.json("casing twins", format!("[{{\"kind\":\"Phase\",\"id\":\"a\",\"spec\":{{\"{one}\":{{}},\"{other}\":{{}}}}}}]"));
+                inputs.json(
+                    "casing twins",
+                    format!("[{{\"kind\":\"Phase\",\"id\":\"a\",\"spec\":{{\"{one}\":{{}},\"{other}\":{{}}}}}}]"),
+                );
             }
             1 => {
                 let (field, value) = (*inputs.dice.of(&FIELDS), *inputs.dice.of(&NONSENSE));
@@ -155,14 +228,21 @@ fn generated_manifests(inputs: &mut Inputs, count: usize) {
                     || field.contains("factor") && ["true"].contains(&value);
                 let field = if fits { "\"retry\":{\"maxAttempts\":$}" } else { field };
                 let spec = field.replace('$', value);
-                inputs.json(&format!("nonsense: {spec}"), format!("[{{\"kind\":\"Phase\",\"id\":\"a\",\"spec\":{{{spec},\"no-such-field\":1}}}}]"));
+                inputs.json(
+                    &format!("nonsense: {spec}"),
+                    format!("[{{\"kind\":\"Phase\",\"id\":\"a\",\"spec\":{{{spec},\"no-such-field\":1}}}}]"),
+                );
             }
             2 => {
                 let mut bytes = good.as_bytes().to_vec();
                 let bad: [&[u8]; 5] = [b"\xff", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\x80"];
                 let (at, bad) = (inputs.dice.below(bytes.len()), *inputs.dice.of(&bad));
                 bytes.splice(at..at, bad.iter().copied());
-                if inputs.dice.below(2) == 0 { inputs.json("bad utf-8", bytes) } else { inputs.yaml("bad utf-8, yaml", bytes) }
+                if inputs.dice.below(2) == 0 {
+                    inputs.json("bad utf-8", bytes)
+                } else {
+                    inputs.yaml("bad utf-8, yaml", bytes)
+                }
             }
             3 => {
                 let mut end = 1 + inputs.dice.below(good.len() - 1);
@@ -191,24 +271,49 @@ fn generated_requests(inputs: &mut Inputs, count: usize) {
     for _ in 0..count {
         match inputs.dice.below(8) {
             0 => {
-                let odd = ["a.b", "*", ">", "a%20b", "%00", "%ff", "%2e%2e", "ü", "a/b", "..%2f", "%F0%9F%9A%80", "a%0d%0ab"];
+                let odd =
+                    ["a.b", "*", ">", "a%20b", "%00", "%ff", "%2e%2e", "ü", "a/b", "..%2f", "%F0%9F%9A%80", "a%0d%0ab"];
                 let (id, n) = (*inputs.dice.of(&odd), inputs.dice.next());
                 let parameter = *inputs.dice.of(&["session", "namespace"]);
                 let path = *inputs.dice.of(&["status", "diff", "plan", "logs", "phases/a"]);
                 inputs.wire("an odd session", format!("GET /{path}?{parameter}={id}.{n} HTTP/1.1\r\n{host}\r\n"));
             }
             1 => {
-                let odd = ["%00", "%ff", "%0a", "%e2%80%ae", "%c0%af", "nobody", "..", "%2e%2e%2f", "%25", "*", &"x".repeat(300)].map(str::to_owned);
+                let odd = [
+                    "%00",
+                    "%ff",
+                    "%0a",
+                    "%e2%80%ae",
+                    "%c0%af",
+                    "nobody",
+                    "..",
+                    "%2e%2e%2f",
+                    "%25",
+                    "*",
+                    &"x".repeat(300),
+                ]
+                .map(str::to_owned);
                 let id = inputs.dice.of(&odd).clone();
                 let verb = *inputs.dice.of(&["retry", "skip", "use", "complete", "explode"]);
-                inputs.wire("an odd phase", format!("POST /phases/{id}/{verb}?session=nobody HTTP/1.1\r\n{host}Content-Length: 0\r\n\r\n"));
+                inputs.wire(
+                    "an odd phase",
+                    format!("POST /phases/{id}/{verb}?session=nobody HTTP/1.1\r\n{host}Content-Length: 0\r\n\r\n"),
+                );
             }
             2 => {
                 let n = inputs.dice.next();
                 inputs.wire("an unknown parameter", format!("GET /status?session=s&x{n}=1 HTTP/1.1\r\n{host}\r\n"));
             }
             3 => {
-                let types = ["text/plain", "application/xml", "multipart/form-data; boundary=x", "application/json; charset=utf-16", "*/*", "a", "application/vnd.phase-manifest+json; version=2"];
+                let types = [
+                    "text/plain",
+                    "application/xml",
+                    "multipart/form-data; boundary=x",
+                    "application/json; charset=utf-16",
+                    "*/*",
+                    "a",
+                    "application/vnd.phase-manifest+json; version=2",
+                ];
                 let kind = *inputs.dice.of(&types);
                 inputs.body(&format!("a body of {kind}"), kind, "[]");
             }
@@ -218,7 +323,17 @@ fn generated_requests(inputs: &mut Inputs, count: usize) {
                 inputs.wire("no http", [noise, b"\r\n\r\n".to_vec()].concat());
             }
             5 => {
-                let odd = ["GET /status", "GET  /status HTTP/1.1", "GET /status HTTP/3.0", "get / HTTP/1.1 x", "\0", "GET http://[ HTTP/1.1", "PRI * HTTP/2.0", "GET /\u{fffd} HTTP/1.1", "CONNECT a:1 HTTP/1.1"];
+                let odd = [
+                    "GET /status",
+                    "GET  /status HTTP/1.1",
+                    "GET /status HTTP/3.0",
+                    "get / HTTP/1.1 x",
+                    "\0",
+                    "GET http://[ HTTP/1.1",
+                    "PRI * HTTP/2.0",
+                    "GET /\u{fffd} HTTP/1.1",
+                    "CONNECT a:1 HTTP/1.1",
+                ];
                 let line = *inputs.dice.of(&odd);
                 inputs.wire(&format!("request line {line:?}"), format!("{line}\r\n{host}\r\n"));
             }
@@ -228,10 +343,19 @@ fn generated_requests(inputs: &mut Inputs, count: usize) {
                 inputs.wire("a large header", format!("GET /nothing HTTP/1.1\r\n{host}{header}\r\n"));
             }
             _ => {
-                let odd = ["Content-Length: -1", "Content-Length: 5\r\nContent-Length: 6", "Transfer-Encoding: gzip, chunked, x",
-                    "Content-Length: 99999999999999999999999", "Transfer-Encoding: chunked\r\nContent-Length: 3\r\nX: y", "Content-Encoding: gzip\r\nContent-Length: 2"];
+                let odd = [
+                    "Content-Length: -1",
+                    "Content-Length: 5\r\nContent-Length: 6",
+                    "Transfer-Encoding: gzip, chunked, x",
+                    "Content-Length: 99999999999999999999999",
+                    "Transfer-Encoding: chunked\r\nContent-Length: 3\r\nX: y",
+                    "Content-Encoding: gzip\r\nContent-Length: 2",
+                ];
                 let header = *inputs.dice.of(&odd);
-                inputs.wire(&format!("framing: {header:?}"), format!("POST /plan HTTP/1.1\r\n{host}Content-Type: application/json\r\n{header}\r\n\r\n[1"));
+                inputs.wire(
+                    &format!("framing: {header:?}"),
+                    format!("POST /plan HTTP/1.1\r\n{host}Content-Type: application/json\r\n{header}\r\n\r\n[1"),
+                );
             }
         }
     }

@@ -38,7 +38,10 @@ async fn are_kept_and_chosen(front: &Front) {
     let newest = lines(front, "/logs?session=s", 100).await;
     assert_eq!((&newest[0]["message"], &newest[99]["message"]), (&"line 50".into(), &"line 149".into()));
     let of_one = lines(front, "/logs?session=s&phaseId=a&limit=5", 5).await;
-    assert_eq!(of_one[4], json!({"phaseId": "a", "level": "info", "message": "line 147", "timestamp": of_one[4]["timestamp"]}));
+    assert_eq!(
+        of_one[4],
+        json!({"phaseId": "a", "level": "info", "message": "line 147", "timestamp": of_one[4]["timestamp"]})
+    );
     lines(front, "/logs?session=s&since=1h&limit=1000", 150).await;
     lines(front, "/logs?session=s&since=2100-01-01T00:00:00Z", 0).await;
     for bad in ["limit=0", "limit=1001", "since=yesterday", "phaseId=%00"] {

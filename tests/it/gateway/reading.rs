@@ -66,7 +66,8 @@ async fn sessions_are_listed_page_by_page_and_none_twice() {
     let mut target = "/sessions?limit=3".to_owned();
     loop {
         let page = front.get(&target).await.expect(200);
-        let names = page["sessions"].as_array().unwrap().iter().map(|one| one["sessionId"].as_str().unwrap().to_owned());
+        let names =
+            page["sessions"].as_array().unwrap().iter().map(|one| one["sessionId"].as_str().unwrap().to_owned());
         let names: Vec<String> = names.collect();
         assert!(names.len() <= 3);
         seen.extend(names);
@@ -92,7 +93,9 @@ async fn a_phase_is_found_by_any_printable_id() {
         assert_eq!(told["id"], id);
         assert_eq!(told["spec"], json!({}), "{id}");
     }
-    for (path, code) in [("/phases/%00?session=s", 400), ("/phases/%FF?session=s", 400), ("/phases/nobody?session=s", 404)] {
+    for (path, code) in
+        [("/phases/%00?session=s", 400), ("/phases/%FF?session=s", 400), ("/phases/nobody?session=s", 404)]
+    {
         front.get(path).await.problem(code);
     }
 }

@@ -20,9 +20,11 @@ async fn one_phase_of_a_running_session_is_retried_and_another_skipped() {
     let state = front.until("s", "it is done", |state| row(state, "flaky / ü*.>")["state"] == "Complete").await;
     assert_eq!(row(&state, "flaky / ü*.>")["run"], 2);
     assert_eq!(state["state"], "Running");
-    let done = state["requests"].as_array().unwrap().iter().any(|result| {
-        result["token"] == told["token"] && result["result"] == "Done"
-    });
+    let done = state["requests"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .any(|result| result["token"] == told["token"] && result["result"] == "Done");
     assert!(done, "{state}");
     front.post("/phases/never/skip?session=s").await.expect(202);
     front.open("slow");

@@ -71,7 +71,11 @@ async fn a_stream_that_is_reconnected_has_no_gap() {
         .map(|n: usize| {
             let waits: Vec<String> = n.checked_sub(1).map(|n| format!("p{n}")).into_iter().collect();
             let waits: Vec<&str> = waits.iter().map(String::as_str).collect();
-            if n.is_multiple_of(4) { front.gated(&format!("p{n}"), &waits) } else { shell(&format!("p{n}"), &waits, "true") }
+            if n.is_multiple_of(4) {
+                front.gated(&format!("p{n}"), &waits)
+            } else {
+                shell(&format!("p{n}"), &waits, "true")
+            }
         })
         .collect();
     front.submit("s", &chain.into()).await.expect(200);
