@@ -11,7 +11,8 @@ use crate::bus::{Auth, ConnectOptions, Secret, Tls};
 pub struct NatsArgs {
     /// Where NATS is: nats://host:4222, tls://host [repeatable]
     #[arg(
-        long = "nats-url",
+        long = "nats",
+        alias = "nats-url",
         env = "NATS_URL",
         value_name = "URL",
         value_delimiter = ',',
@@ -128,6 +129,12 @@ mod tests {
         assert!(auth(&["--nats-token=t", "--nats-token-file=f"]).is_err());
         assert!(auth(&["--nats-user=a"]).is_err());
         assert!(auth(&["--nats-password=b"]).is_err());
+    }
+
+    #[test]
+    fn addresses_are_given_one_by_one_or_in_a_list_under_either_name() {
+        let line = Line::parse_from(["operator", "--nats", "nats://a,nats://b", "--nats-url=nats://c"]);
+        assert_eq!(line.args.urls, ["nats://a", "nats://b", "nats://c"]);
     }
 
     #[test]

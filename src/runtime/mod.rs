@@ -12,9 +12,13 @@
 //! target -> ledger: seen before? -> a free slot -> ack (request) -> granted -> Work::run -> state
 //! ```
 
+mod attempt;
 pub mod exec;
+mod keeping;
 mod labels;
 mod ledger;
+mod link;
+mod options;
 mod serve;
 #[cfg(test)]
 mod tests;
@@ -23,5 +27,6 @@ mod work;
 
 pub use exec::{Exec, NOTHING_TO_RUN};
 pub use labels::{LabelError, Labels};
-pub use serve::{Options, Runtime, start};
+pub use options::{Drained, Options, Standing};
+pub use serve::{Runtime, start};
 pub use work::{Decline, Handle, Job, LINES_BURST, LINES_PER_SECOND, Outcome, Work};
