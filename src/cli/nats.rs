@@ -55,6 +55,9 @@ pub struct NatsArgs {
     /// Shake hands before the server's greeting (handshake_first there)
     #[arg(long = "nats-tls-first", env = "NATS_TLS_FIRST")]
     tls_first: bool,
+    /// Subject prefix of replies, where the user may not subscribe to just any: needs <PREFIX>.> [default: a random one]
+    #[arg(long = "nats-inbox-prefix", env = "NATS_INBOX_PREFIX", value_name = "PREFIX")]
+    inbox_prefix: Option<String>,
 }
 
 impl NatsArgs {
@@ -63,6 +66,9 @@ impl NatsArgs {
         let mut options = ConnectOptions::new(filled(&self.urls));
         name.clone_into(&mut options.name);
         options.auth = self.auth()?;
+        if let Some(prefix) = self.inbox_prefix.as_ref().filter(|prefix| !prefix.is_empty()) {
+            options.inbox_prefix.clone_from(prefix);
+        }
         options.tls = Tls {
             required: self.ca.is_some() || self.cert.is_some() || self.tls_first,
             ca: self.ca.clone(),

@@ -8,12 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::FutureExt as _;
 use tokio::{sync::watch, time::sleep};
 
 use super::{ledger::Ledger, options::Standing, serve::lock, wire::Wire};
 use crate::{
-    bus::{self, LinkState},
-    protocol::Channel,
+    bus::{self, LinkState, Message},
+    protocol::{Channel, headers},
 };
 
 /// How long a connection may have been dead before that was noticed: three pings of five seconds, and some.
@@ -46,8 +47,10 @@ pub(super) async fn watch(wire: Wire, ledger: Arc<Mutex<Ledger>>, ears: Ears, st
                 if epoch.replace(seen.epoch).is_some_and(|last| last != seen.epoch) {
                     say_again(&wire, &ledger, lost).await;
                 }
-                match prove_order(&wire, PROOF_MAX).await {
+                match prove_replies(&wire).await {
                     Ok(()) => refused(&wire, &ears),
+                    // Without its replies it would be granted attempts and never hear of it.
+                    Err(bus::Error::Denied { subject }) => Standing::Denied { subjects: vec![subject] },
                     Err(error) => Standing::Away { reason: error.to_string() },
                 }
             }
@@ -80,6 +83,31 @@ async fn say_again(wire: &Wire, ledger: &Mutex<Ledger>, lost_at: Instant) {
     }
     for known in doubtful {
         wire.say(&known).await;
+    }
+}
+
+/// Waits until the server has answered, and finds out whether it lets replies through.
+///
+/// The question goes to the session that nobody runs. Whoever hears it does not answer; a refusal is there by the time
+/// that something later is answered.
+async fn prove_replies(wire: &Wire) -> Result<(), bus::Error> {
+    let to = wire.prefix.probe_subject(Channel::Ack);
+    let question = Message::new(to.clone(), "").with_header(headers::PROBE, "replies");
+    let question = wire.bus.request(question, PROOF_MAX).fuse();
+    let order = prove_order(wire, PROOF_MAX).fuse();
+    tokio::pin!(question, order);
+    let (mut answer, mut proved) = (None, None);
+    while proved.is_none() {
+        tokio::select! {
+            biased;
+            answered = &mut question, if answer.is_none() => answer = Some(answered),
+            in_order = &mut order => proved = Some(in_order),
+        }
+    }
+    match answer.or_else(|| (&mut question).now_or_never()) {
+        // Its user may not publish there: no loss, since nobody is there.
+        Some(Err(bus::Error::Denied { subject })) if subject != to => Err(bus::Error::Denied { subject }),
+        _ => proved.unwrap_or(Ok(())),
     }
 }
 
@@ -119,7 +147,10 @@ fn tell(standing: &watch::Sender<Standing>, now: Standing, wire: &Wire, ears: &E
         Standing::Listening => tracing::info!(runtime = &*wire.name, group = ears.group, "waits for phases"),
         Standing::Away { reason } => tracing::warn!(reason, "not connected to the bus; what runs goes on"),
         Standing::Denied { subjects } => {
-            tracing::error!(subjects = subjects.join(", "), "the bus denies these: grant this user the subscription");
+            tracing::error!(
+                subjects = subjects.join(", "),
+                "the bus denies these: grant this user the subscription; until then no offer is taken"
+            );
         }
     }
 }

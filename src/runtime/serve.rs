@@ -106,6 +106,7 @@ pub async fn start<W: Work>(bus: Bus, options: Options, work: W) -> Result<Runti
         slots: options.concurrency.map(|count| Arc::new(Semaphore::new(count.get()))),
         waiting: Arc::new(Semaphore::new(WAITING_MAX)),
         attempts: runtime.attempts.clone(),
+        standing: runtime.standing(),
         stages: runtime.stages.clone(),
     });
     let (wire, ledger) = (desk.wire.clone(), Arc::clone(&runtime.ledger));
@@ -175,6 +176,7 @@ pub(super) struct Desk<W> {
     pub(super) slots: Option<Arc<Semaphore>>,
     pub(super) waiting: Arc<Semaphore>,
     attempts: TaskTracker,
+    standing: watch::Receiver<Standing>,
     pub(super) stages: Stages,
 }
 
@@ -227,7 +229,8 @@ impl<W: Work> Desk<W> {
     async fn consider(this: &Arc<Self>, message: &bus::Message) {
         let Some(offer) = this.wire.read_offer(message) else { return };
         let job = &offer.job;
-        if !this.labels.match_selector(&job.selector) {
+        let is_deaf = matches!(*this.standing.borrow(), Standing::Denied { .. });
+        if is_deaf || !this.labels.match_selector(&job.selector) {
             return;
         }
         let key = Key::of(job);
