@@ -97,7 +97,7 @@ impl Storage for Keeper {
         Box::pin(std::future::ready(match self.mood {
             Mood::IsDenied => Err(Error::Denied { subject: "$JS.API.STREAM.NAMES".to_owned() }),
             Mood::KeepsNothing => Ok(false),
-            _ => Ok(subject.ends_with(".state")),
+            _ => Ok(subject.rsplit('.').next() == Some("state")),
         }))
     }
 

@@ -25,7 +25,8 @@ use crate::{
 
 /// The part of an operator that runs one session, on threads of its own: ending those is its kill -9.
 struct Operator {
-    threads: Tokio,
+    /// There until it ends.
+    threads: Option<Tokio>,
     stored: watch::Receiver<Arc<Record>>,
 }
 
@@ -65,18 +66,30 @@ impl Operator {
             tokio::spawn(live(task, inbound));
         });
         started.await.unwrap();
-        Self { threads, stored }
+        Self { threads: Some(threads), stored }
     }
 
     /// Ends it between two effects; answers with what it had stored.
-    fn kill(self) -> Arc<Record> {
-        self.threads.shutdown_background();
+    fn kill(mut self) -> Arc<Record> {
+        self.end();
         self.stored.borrow().clone()
+    }
+
+    fn end(&mut self) {
+        if let Some(threads) = self.threads.take() {
+            threads.shutdown_background();
+        }
     }
 
     async fn verdict(&mut self) -> Option<Verdict> {
         let over = self.stored.wait_for(|record| record.verdict.is_some());
         timeout(DEADLINE, over).await.expect("the session ends").unwrap().verdict
+    }
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
