@@ -56,7 +56,8 @@ pub enum WithoutExec {
 pub enum Environment {
     /// All of it.
     Inherit,
-    /// [`MINIMAL_ENV`] only: a runtime's own variables may hold the bus's password.
+    /// `PATH`, `HOME`, `USER`, `LANG`, `LC_ALL`, `TZ`, `TMPDIR` and `SHELL` only: a runtime's own variables may hold the
+    /// bus's password.
     Minimal,
 }
 

@@ -25,7 +25,7 @@ async fn a_nats_server_that_was_away_in_mid_run_costs_time_and_nothing_else() {
     let cluster = crate::resource::cluster().await;
     let server = nats(NatsConfig::default()).await;
     let bed = Bed::on(&cluster, &server.url, "nats-away").await;
-    let (_one, _two) = (bed.runtime("one").await, bed.runtime("two").await);
+    let (_one, _two) = (bed.shipped_runtime("one").await, bed.runtime("two").await);
     let phases = chain(&bed, 6, "1.5");
     let _operator = bed.operator();
     bed.create("boot", json!({"phases": phases, "timeouts": {"offer": "1s"}})).await;

@@ -7,12 +7,17 @@ use std::{
 };
 
 use jiff::Timestamp;
-use pmp::{engine::ReportStatus, protocol::Prefix};
+use pmp::{
+    bus::{Auth, Secret},
+    engine::ReportStatus,
+    protocol::Prefix,
+};
 use serde_json::{Value, json};
 
 use super::{Clerk, DEADLINE, proxy::Proxy};
 use crate::{
     bus::{connected, options as connection},
+    docs::{blocks, text as document},
     support::{Nats, NatsConfig, Process, Signal, alive, bin, eventually, nats, python, scratch, shared_nats, unique},
 };
 
@@ -362,6 +367,62 @@ async fn only_commands_of_its_directory_are_run_and_their_surroundings_are_its_o
         let state = clerk.end().await;
         assert_eq!((state.status, state.message.as_deref()), (ReportStatus::Failed, Some(message)), "{exec}");
     }
+}
+
+/// A server with the rights that docs/operations.md gives, and what they call an operator and a runtime.
+async fn documented_rights() -> (Nats, Clerk, Vec<String>) {
+    let block =
+        blocks(&document("docs/operations.md"), "json").into_iter().find(|block| block.contains("authorization"));
+    let block = block.unwrap().replace("$OPERATOR_PASSWORD", "o-secret").replace("$RUNTIME_PASSWORD", "r-secret");
+    let rights: Value = serde_json::from_str(&block).unwrap();
+    let server = nats(NatsConfig::default().authorization(rights["authorization"].clone())).await;
+    let mut operator = connection(&server);
+    let secret = |text: &str| Secret::Text(text.to_owned());
+    operator.auth = Auth::User { name: secret("operator"), password: secret("o-secret") };
+    let clerk = Clerk::on(&connected(operator).await, &Prefix::default()).await;
+    let password = scratch("rights").join("password");
+    std::fs::write(&password, "r-secret\n").unwrap();
+    let login = ["--nats-user=runtime".to_owned(), format!("--nats-password-file={}", text(&password))];
+    (server, clerk, login.into())
+}
+
+#[tokio::test]
+async fn documented_rights_on_nats_are_enough_for_it() {
+    let (server, mut clerk, login) = documented_rights().await;
+    let place = Place { prefix: Prefix::default(), ..Place::new(&server.url) };
+    let mut arguments: Vec<&str> = login.iter().map(String::as_str).collect();
+    arguments.extend(["--nats-inbox-prefix=_INBOX.one", "--allow-exec"]);
+    let mut runtime = place.runtime(Kind::Pmp, "one", &arguments).await;
+    place.open();
+    for token in ["t1", "t2"] {
+        clerk.offer("p", token, &place.gated()).await;
+        clerk.answer(true).await;
+        assert_eq!(clerk.end().await.status, ReportStatus::Complete);
+    }
+    clerk.control(&json!({"command": "x-report", "x-attempt": "t1"})).await;
+    assert_eq!(clerk.end().await.status, ReportStatus::Complete);
+    runtime.signal(Signal::TERM);
+    assert_eq!(runtime.wait(DEADLINE).await, 0, "{}", runtime.tail());
+}
+
+#[tokio::test]
+async fn without_leave_to_hear_replies_it_says_so_and_takes_nothing() {
+    let (server, mut clerk, login) = documented_rights().await;
+    let place = Place { prefix: Prefix::default(), ..Place::new(&server.url) };
+    let mut command = place.command(Kind::Pmp, "deaf");
+    command.args(&login).arg("--allow-exec");
+    let runtime = Process::start("deaf", &command);
+    eventually(DEADLINE, "the denial is named", async || {
+        let log = runtime.stderr();
+        (log.contains("the bus denies") && log.contains("_INBOX_pmp_")).then_some(())
+    })
+    .await;
+    clerk.offer("p", "t", &place.gated()).await;
+    let mut worker: Vec<&str> = login.iter().map(String::as_str).collect();
+    worker.extend(["--nats-inbox-prefix=_INBOX.one", "--allow-exec", "--label", "site=lab"]);
+    let _worker = place.runtime(Kind::Pmp, "able", &worker).await;
+    clerk.offer("p", "t", &place.gated()).await;
+    assert!(clerk.answer(false).await.runtime.unwrap().starts_with("able-"));
 }
 
 #[tokio::test]
