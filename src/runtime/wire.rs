@@ -98,12 +98,16 @@ impl Wire {
             },
             Err(bus::Error::NoResponders { .. }) => Granted::Nobody,
             Err(error) => {
-                tracing::debug!(phase = %job.phase, %error, "no answer to an ack");
                 let was_sent = match &error {
                     // Denied its inbox, it was heard and cannot hear.
                     bus::Error::Denied { subject } => *subject != to,
                     other => matches!(other, bus::Error::Timeout { .. }),
                 };
+                if matches!(error, bus::Error::Denied { .. }) {
+                    tracing::error!(phase = %job.phase, %error, "no attempt can be asked for");
+                } else {
+                    tracing::debug!(phase = %job.phase, %error, "no answer to an ack");
+                }
                 if was_sent { Granted::Unknown } else { Granted::Unsent }
             }
         }

@@ -6,7 +6,7 @@ use pmp::{
     bus::{Bus, Link},
     engine::ReportStatus,
     protocol::Prefix,
-    runtime::{Runtime, Standing},
+    runtime::{Options, Runtime, Standing},
 };
 use serde_json::json;
 
@@ -170,4 +170,26 @@ async fn a_subscription_that_the_server_denies_is_named() {
     let denied = standing.wait_for(|standing| matches!(standing, Standing::Denied { .. }));
     let denied = tokio::time::timeout(DEADLINE, denied).await.expect("the denial is noticed").unwrap().clone();
     assert_eq!(denied, Standing::Denied { subjects: vec![format!("{prefix}.*.target")] });
+}
+
+#[tokio::test]
+async fn an_attempt_that_was_given_up_behind_a_dead_connection_is_stopped_when_it_is_back() {
+    let prefix = prefix();
+    let proxy = Proxy::before(&shared_nats().await.url).await;
+    let direct = connected(connection(shared_nats().await)).await;
+    let (lost, next) = (Gated::closed(), Gated::closed());
+    let often = |name: &str| Options { heartbeat: Duration::from_millis(200), ..options(name, &prefix, &[]) };
+    let behind = listening(&behind(&proxy).await, often("behind"), lost.clone()).await;
+    let plan = super::sessions::plan(&json!([{"kind": "Phase", "id": "p", "spec": {"retry": {"maxAttempts": 2}}}]));
+    let mut operator = super::sessions::Operator::start(&direct, &prefix, &plan, None).await;
+    eventually(DEADLINE, "it has begun", async || (lost.begun().len() == 1).then_some(())).await;
+    proxy.swallow();
+    let _direct = listening(&direct, often("direct"), next.clone()).await;
+    eventually(DEADLINE, "the next attempt has begun", async || (next.begun().len() == 1).then_some(())).await;
+    assert_eq!(behind.running(), 1);
+    proxy.mend();
+    until_running(&behind, 0).await;
+    next.let_go();
+    assert_eq!(operator.verdict().await, Some(pmp::engine::Verdict::Succeeded));
+    assert_eq!((lost.begun().len(), next.begun().len()), (1, 1));
 }

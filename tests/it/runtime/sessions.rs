@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// The part of an operator that runs one session, on threads of its own: ending those is its kill -9.
-struct Operator {
+pub struct Operator {
     /// There until it ends.
     threads: Option<Tokio>,
     stored: watch::Receiver<Arc<Record>>,
@@ -39,7 +39,7 @@ impl Listener for Deaf {
 
 impl Operator {
     /// A new session, or one that goes on from what was stored.
-    async fn start(bus: &Bus, prefix: &Prefix, plan: &Arc<Plan>, stored: Option<Arc<Record>>) -> Self {
+    pub async fn start(bus: &Bus, prefix: &Prefix, plan: &Arc<Plan>, stored: Option<Arc<Record>>) -> Self {
         let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let settings = Settings { timeouts: quick(), ..Settings::default() };
         let (clock, uid) = (Clock::System, "3f1c6f5e-uid");
@@ -81,7 +81,7 @@ impl Operator {
         }
     }
 
-    async fn verdict(&mut self) -> Option<Verdict> {
+    pub async fn verdict(&mut self) -> Option<Verdict> {
         let over = self.stored.wait_for(|record| record.verdict.is_some());
         timeout(DEADLINE, over).await.expect("the session ends").unwrap().verdict
     }
@@ -125,7 +125,11 @@ fn layered(layers: usize) -> Arc<Plan> {
             json!({"kind": "Phase", "id": format!("p{n}"), "spec": {"waitFor": {"phases": waits}}})
         })
         .collect();
-    let document = manifest::parse(json!(phases).to_string().as_bytes(), Format::Json, OtherKinds::Refuse).unwrap();
+    plan(&json!(phases))
+}
+
+pub fn plan(phases: &Value) -> Arc<Plan> {
+    let document = manifest::parse(phases.to_string().as_bytes(), Format::Json, OtherKinds::Refuse).unwrap();
     Arc::new(document.plan)
 }
 
