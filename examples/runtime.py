@@ -48,6 +48,10 @@ class Attempt:
         self.granted, self.cancelled = False, asyncio.Event()
         self.ended, self.ended_at, self.said_at, self.kept = None, None, None, False
 
+    def names(self):
+        """Variables by which the command may know what it runs for."""
+        return {"PMP_SESSION_ID": self.session, "PMP_PHASE_ID": self.phase_id, "PMP_ATTEMPT": self.token}
+
 
 class Runtime:
     def __init__(self, options):
@@ -284,7 +288,7 @@ class Runtime:
         env = {**os.environ, **{k: str(v) for k, v in (exec_.get("env") or {}).items()}}
         try:
             process = await asyncio.create_subprocess_exec(
-                *map(str, command), env=env, cwd=exec_.get("workingDir"), start_new_session=True,
+                *map(str, command), env=env | attempt.names(), cwd=exec_.get("workingDir"), start_new_session=True,
                 stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT)
         except OSError as error:
             return {"status": "failed", "message": f"cannot start {command[0]}: {error.strerror}"}
