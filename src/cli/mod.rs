@@ -8,6 +8,7 @@ mod nats;
 mod operator;
 mod process;
 mod run;
+mod runtime;
 
 use std::process::ExitCode;
 
@@ -25,8 +26,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Run(run::Args),
-    // Boxed, because it has as many arguments as all others together.
+    // Boxed, because they have many arguments.
     Operator(Box<operator::Args>),
+    Runtime(Box<runtime::Args>),
     Crd(crd::Args),
 }
 
@@ -35,11 +37,13 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match &cli.verb {
         Verb::Operator(args) => args.log.start(),
+        Verb::Runtime(args) => args.log.start(),
         Verb::Run(_) | Verb::Crd(_) => log_to_stderr(),
     }
     let done = match cli.verb {
         Verb::Run(args) => run::run(&args),
         Verb::Operator(args) => operator::run(&args),
+        Verb::Runtime(args) => runtime::run(&args),
         Verb::Crd(args) => crd::run(&args),
     };
     done.unwrap_or_else(|error| {
