@@ -33,8 +33,9 @@ format:
 clippy:
 	$(call stage,lint all targets,$(CARGO) clippy --quiet --all-targets -- -D warnings)
 
-unit: ## The tests beside the code: no server, no network
+unit: ## The tests beside the code and the examples in its documentation: no server, no network
 	$(call stage,run the unit tests,$(CARGO) test --quiet --lib --bins)
+	$(call stage,run the examples of the documentation,$(CARGO) test --quiet --doc)
 
 it: testbed ## The model tests, and the tests on real servers
 	$(call stage,run the model tests and those on real servers,$(CARGO) test --quiet --test it)

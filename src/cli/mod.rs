@@ -10,6 +10,7 @@ mod openapi;
 mod operator;
 mod process;
 mod run;
+mod runtime;
 
 use std::process::ExitCode;
 
@@ -27,8 +28,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Run(run::Args),
-    // Boxed, because they have as many arguments as all others together.
+    // Boxed, because they have many arguments.
     Operator(Box<operator::Args>),
+    Runtime(Box<runtime::Args>),
     Gateway(Box<gateway::Args>),
     Crd(crd::Args),
     Openapi(openapi::Args),
@@ -39,12 +41,14 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match &cli.verb {
         Verb::Operator(args) => args.log.start(),
+        Verb::Runtime(args) => args.log.start(),
         Verb::Gateway(args) => args.log.start(),
         Verb::Run(_) | Verb::Crd(_) | Verb::Openapi(_) => log_to_stderr(),
     }
     let done = match cli.verb {
         Verb::Run(args) => run::run(&args),
         Verb::Operator(args) => operator::run(&args),
+        Verb::Runtime(args) => runtime::run(&args),
         Verb::Gateway(args) => gateway::run(&args),
         Verb::Crd(args) => crd::run(&args),
         Verb::Openapi(args) => openapi::run(&args),

@@ -21,6 +21,7 @@ pub mod revision;
 mod roster;
 mod run;
 mod standing;
+mod sweep;
 mod view;
 
 pub use options::{Options, Scope, Selector, SelectorError};

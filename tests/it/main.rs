@@ -17,4 +17,5 @@ mod model;
 mod operator;
 mod resource;
 mod run;
+mod runtime;
 mod testbed;

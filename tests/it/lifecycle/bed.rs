@@ -49,8 +49,17 @@ impl Bed {
 
     /// An operator of this namespace alone.
     pub fn operator(&self) -> Process {
+        self.operator_with(&["--namespace", &self.namespace])
+    }
+
+    /// An operator of the whole cluster: only on one of the test's own, since it would take over all others' sessions.
+    pub fn operator_of_all(&self) -> Process {
+        self.operator_with(&[])
+    }
+
+    fn operator_with(&self, scope: &[&str]) -> Process {
         let mut command = Command::new(bin());
-        command.args(["operator", "--health-addr", "127.0.0.1:0", "--namespace", &self.namespace]);
+        command.args(["operator", "--health-addr", "127.0.0.1:0"]).args(scope);
         command.args(["--nats-url", &self.nats_url, "--subject-prefix", &self.prefix, "--kubeconfig"]);
         command.arg(&self.kubeconfig);
         Process::start("operator", &command)
@@ -62,7 +71,19 @@ impl Bed {
         command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/runtime.py"));
         command.args(["--nats", &self.nats_url, "--prefix", &self.prefix, "--name", name, "--allow-exec"]);
         command.args(["--concurrency", "8"]);
-        let runtime = Process::start(name, &command);
+        Self::listening(name, &command).await
+    }
+
+    /// A copy of `pmp runtime` that takes everything, as soon as it listens. Its name has something random behind it.
+    pub async fn shipped_runtime(&self, name: &str) -> Process {
+        let mut command = Command::new(bin());
+        command.args(["runtime", "--nats", &self.nats_url, "--subject-prefix", &self.prefix, "--name", name]);
+        command.args(["--allow-exec", "--concurrency", "8"]);
+        Self::listening(name, &command).await
+    }
+
+    async fn listening(name: &str, command: &Command) -> Process {
+        let runtime = Process::start(name, command);
         eventually(SOON, "the runtime listens", async || runtime.stderr().contains("waits for phases").then_some(()))
             .await;
         runtime
