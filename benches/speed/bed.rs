@@ -134,9 +134,10 @@ impl Work for Nothing {
 
     async fn run(&self, job: &Job, _: &Handle) -> Outcome {
         let now = Instant::now();
-        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
-        begun.entry(job.session.as_str().to_owned()).or_default().push(now);
-        drop(begun);
+        {
+            let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+            begun.entry(job.session.as_str().to_owned()).or_default().push(now);
+        }
         if !self.pause.is_zero() {
             tokio::time::sleep(self.pause).await;
         }

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use async_nats::{Client, jetstream};
 use futures::StreamExt as _;
 use serde::Serialize;
+use tokio::task::JoinHandle;
 
-use crate::stats::median_and_p99;
+use crate::{stats::median_and_p99, support::eventually};
 
 /// Some 512 bytes: what a target has.
 const BODY: &[u8] = &[b'x'; 512];
@@ -16,6 +17,7 @@ const BODY: &[u8] = &[b'x'; 512];
 const WARM_UP: usize = 200;
 const DEADLINE: Duration = Duration::from_secs(30);
 const STREAM: &str = "bench-floor";
+const REPORTS: &str = "bench.floor.report";
 
 /// Milliseconds of one round trip.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -27,15 +29,8 @@ pub struct Floor {
 /// A NATS request and its reply.
 pub async fn request_reply(url: &str, rounds: usize) -> Floor {
     let (asker, answerer) = (connected(url).await, connected(url).await);
-    let mut questions = answerer.subscribe("bench.floor.ask").await.expect("the server is open");
-    answerer.flush().await.expect("the server answers");
-    let answering = tokio::spawn(async move {
-        while let Some(question) = questions.next().await {
-            if let Some(reply) = question.reply {
-                answerer.publish(reply, BODY.into()).await.expect("the server is there");
-            }
-        }
-    });
+    let answering = answer(answerer, "bench.floor.ask").await;
+    heard(&asker, "bench.floor.ask").await;
     let mut took = Vec::with_capacity(rounds);
     for round in 0..WARM_UP + rounds {
         let began = Instant::now();
@@ -52,11 +47,8 @@ pub async fn request_reply(url: &str, rounds: usize) -> Floor {
 pub async fn reply_through_stream(url: &str, rounds: usize) -> Floor {
     let (asker, answerer) = (connected(url).await, connected(url).await);
     let streams = jetstream::new(asker.clone());
-    let config = jetstream::stream::Config {
-        name: STREAM.to_owned(),
-        subjects: vec!["bench.floor.report".to_owned()],
-        ..Default::default()
-    };
+    let config =
+        jetstream::stream::Config { name: STREAM.to_owned(), subjects: vec![REPORTS.to_owned()], ..Default::default() };
     let stream = timely(streams.create_stream(config)).await.expect("the server has JetStream");
     let consumer = timely(stream.create_consumer(jetstream::consumer::push::OrderedConfig {
         deliver_subject: asker.new_inbox(),
@@ -65,13 +57,8 @@ pub async fn reply_through_stream(url: &str, rounds: usize) -> Floor {
     .await
     .expect("a consumer is made");
     let mut reports = timely(consumer.messages()).await.expect("the consumer delivers");
-    let mut questions = answerer.subscribe("bench.floor.tell").await.expect("the server is open");
-    answerer.flush().await.expect("the server answers");
-    let answering = tokio::spawn(async move {
-        while questions.next().await.is_some() {
-            answerer.publish("bench.floor.report", BODY.into()).await.expect("the server is there");
-        }
-    });
+    let answering = answer(answerer, "bench.floor.tell").await;
+    heard(&asker, "bench.floor.tell").await;
     let mut took = Vec::with_capacity(rounds);
     for round in 0..WARM_UP + rounds {
         let began = Instant::now();
@@ -84,6 +71,22 @@ pub async fn reply_through_stream(url: &str, rounds: usize) -> Floor {
     answering.abort();
     timely(streams.delete_stream(STREAM)).await.expect("our own stream can be taken away");
     floor(&took)
+}
+
+/// Answers whoever asks, and reports to the stream what it was only told.
+async fn answer(answerer: Client, subject: &'static str) -> JoinHandle<()> {
+    let mut questions = answerer.subscribe(subject).await.expect("the server is open");
+    tokio::spawn(async move {
+        while let Some(question) = questions.next().await {
+            let to = question.reply.unwrap_or_else(|| REPORTS.into());
+            answerer.publish(to, BODY.into()).await.expect("the server is there");
+        }
+    })
+}
+
+/// Returns when the answerer is heard: a client's own word that it has subscribed proves nothing.
+async fn heard(asker: &Client, subject: &'static str) {
+    eventually(DEADLINE, "somebody answers", async || asker.request(subject, BODY.into()).await.ok()).await;
 }
 
 fn floor(took: &[Duration]) -> Floor {

@@ -57,7 +57,10 @@ impl Shape {
     pub fn steps(&self, seed: u64) -> Vec<Step> {
         match *self {
             Self::Chain(count) => (0..count)
-                .map(|i| Step { id: format!("s{i:04}"), waits: i.checked_sub(1).map(|i| format!("s{i:04}")).into_iter().collect() })
+                .map(|i| Step {
+                    id: format!("s{i:04}"),
+                    waits: i.checked_sub(1).map(|i| format!("s{i:04}")).into_iter().collect(),
+                })
                 .collect(),
             Self::Fan(count) => {
                 let middle: Vec<String> = (0..count).map(|i| format!("m{i:04}")).collect();

@@ -189,6 +189,7 @@ pub async fn quiet(noise_max: f64, patience: Duration) -> f64 {
 /// Whether this machine's network is nobody else's: a network namespace with nothing but loopback.
 pub fn is_alone() -> bool {
     let devices = fs::read_to_string("/proc/net/dev").unwrap_or_default();
-    let names: BTreeSet<&str> = devices.lines().filter_map(|line| line.split_once(':')).map(|(n, _)| n.trim()).collect();
+    let names: BTreeSet<&str> =
+        devices.lines().filter_map(|line| line.split_once(':')).map(|(n, _)| n.trim()).collect();
     names == BTreeSet::from(["lo"])
 }
