@@ -67,7 +67,10 @@ pub async fn account(cluster: &Cluster, namespace: &str, name: &str) -> std::pat
     let kubeconfig = cluster.service_account_kubeconfig(namespace, name).await;
     let account = format!("--serviceaccount={namespace}:{name}");
     let binding = format!("{namespace}-{name}");
-    apply(cluster, &["create", "clusterrolebinding", &binding, "--clusterrole=cluster-admin", &account]).await;
+    let ran =
+        cluster.kubectl(&["create", "clusterrolebinding", &binding, "--clusterrole=cluster-admin", &account]).await;
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success() || said.contains("already exists"), "{said}");
     kubeconfig
 }
 

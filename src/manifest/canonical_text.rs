@@ -101,14 +101,18 @@ fn write_spec(spec: &PhaseSpec, out: &mut Vec<u8>) {
 /// The typed ones from their fields, the others as they were written; all of them sort behind `waitFor`.
 fn write_extensions(spec: &PhaseSpec, object: &mut Object<'_>) {
     let own = own_extensions(spec);
-    let own = own.iter().map(|(key, value)| (*key, value));
     let others = spec.extensions.iter().map(|(key, value)| (key.as_str(), value));
     let others = others.filter(|(key, _)| !TYPED_EXTENSIONS.contains(key));
-    let sorted: BTreeMap<&str, &Value> = others.chain(own).collect();
-    for (key, value) in sorted {
+    let mut write = |(key, value): (&str, &Value)| {
         write_entry(key, value, object.is_empty, object.out);
         object.is_empty = false;
+    };
+    if own.is_empty() {
+        return others.for_each(write);
     }
+    let own = own.iter().map(|(key, value)| (*key, value));
+    let sorted: BTreeMap<&str, &Value> = others.chain(own).collect();
+    sorted.into_iter().for_each(&mut write);
 }
 
 fn write_handler<Action>(key: &str, action: Option<&str>, handler: &Handler<Action>, object: &mut Object<'_>) {
