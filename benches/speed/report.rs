@@ -104,7 +104,7 @@ impl Report {
         if !self.core.is_empty() {
             let _ = writeln!(
                 text,
-                "\n| core alone | parse ms | walk ms | together ms | us a phase |\n|---|---|---|---|---|"
+                "\n| core alone | parse CPU ms | walk CPU ms | together | us a phase |\n|---|---|---|---|---|"
             );
         }
         for row in &self.core {
