@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     process::Command,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -88,6 +88,9 @@ impl Operator {
         let mut command = Command::new(bin());
         command.args(["operator", "--health-addr", "127.0.0.1:0", "--namespace", namespace]);
         command.args(["--nats-url", &nats.url, "--subject-prefix", prefix.as_str(), "--kubeconfig"]).arg(kubeconfig);
+        if has_gateway() {
+            command.args(["--gateway-addr", "127.0.0.1:0"]);
+        }
         let mut process = Process::start("operator", &command);
         eventually(SOON, "the operator is ready", async || {
             assert!(process.exit_code().is_none(), "ended at its start: {}", process.tail());
@@ -101,20 +104,32 @@ impl Operator {
 /// Asks `/readyz` at the address that the log names.
 async fn is_ready(log: &str) -> bool {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let plain: String = log.replace('\u{1b}', " ");
-    let Some(address) = plain.lines().find_map(|line| {
-        let at = line.find("127.0.0.1:")?;
-        let digits = line[at + 10..].find(|c: char| !c.is_ascii_digit()).unwrap_or(line.len() - at - 10);
-        line.contains("health").then(|| line[at..at + 10 + digits].to_owned())
-    }) else {
-        return false;
-    };
+    let Some(address) = address_in(log, "health") else { return false };
     let Ok(mut stream) = tokio::net::TcpStream::connect(&address).await else { return false };
     let question = format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     let mut answer = String::new();
     stream.write_all(question.as_bytes()).await.is_ok()
         && stream.read_to_string(&mut answer).await.is_ok()
         && answer.starts_with("HTTP/1.1 200")
+}
+
+/// The loopback address in the first line of a log that holds this word.
+pub fn address_in(log: &str, word: &str) -> Option<String> {
+    const HOST: &str = "127.0.0.1:";
+    log.lines().filter(|line| line.contains(word)).find_map(|line| {
+        let (_, port) = line.split_once(HOST)?;
+        let digits = port.find(|c: char| !c.is_ascii_digit()).unwrap_or(port.len());
+        Some(format!("{HOST}{}", &port[..digits]))
+    })
+}
+
+/// Whether this build serves manifests over HTTP.
+pub fn has_gateway() -> bool {
+    static HAS: OnceLock<bool> = OnceLock::new();
+    *HAS.get_or_init(|| {
+        let help = Command::new(bin()).args(["operator", "--help"]).output().expect("the binary was built");
+        String::from_utf8_lossy(&help.stdout).contains("--gateway-addr")
+    })
 }
 
 /// When each phase was begun, by session.

@@ -15,6 +15,7 @@ mod idle;
 mod load;
 mod meter;
 mod ours;
+mod post;
 mod report;
 mod run;
 mod stats;
@@ -38,7 +39,7 @@ const PEER_PAUSE: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Parser)]
 struct Args {
-    /// What to measure: floor, core, walk, peers, idle; default is all of it
+    /// What to measure: floor, core, walk, peers, post, idle; default is all of it
     parts: Vec<String>,
     /// Only workloads whose name holds this
     #[arg(long, default_value = "")]
@@ -89,7 +90,7 @@ fn main() {
         }
     }
     let tokio = tokio::runtime::Runtime::new().expect("the async runtime starts");
-    if ["floor", "walk", "peers", "idle"].iter().any(|part| args.wants(part)) {
+    if ["floor", "walk", "peers", "post", "idle"].iter().any(|part| args.wants(part)) {
         tokio.block_on(on_servers(&args, &mut report));
     }
     println!("{}", report.table());
@@ -117,6 +118,12 @@ async fn on_servers(args: &Args, report: &mut Report) {
     }
     if args.wants("peers") {
         peers(args, &cluster, report).await;
+    }
+    if args.wants("post") {
+        match post::measure(&cluster, if args.quick { 20 } else { 300 }).await {
+            Ok(rows) => report.posts.extend(rows),
+            Err(why) => report.left_out.push(format!("POST /plan: {why}")),
+        }
     }
     if args.wants("idle") {
         let nats = BusMode::Plain.server().await;

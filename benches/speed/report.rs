@@ -4,7 +4,9 @@ use std::{fmt::Write as _, fs, path::PathBuf, process::Command};
 
 use serde::Serialize;
 
-use crate::{core::CoreRow, floor::Floor, idle::IdleRow, meter::cpus, run::Figures, stats::Spread, support::tool};
+use crate::{
+    core::CoreRow, floor::Floor, idle::IdleRow, meter::cpus, post::PostRow, run::Figures, stats::Spread, support::tool,
+};
 
 /// Runs above this are marked in the table: strangers used so much of the machine.
 pub const NOISE_MAX: f64 = 0.15;
@@ -18,6 +20,7 @@ pub struct Report {
     pub floors: Vec<FloorRow>,
     pub core: Vec<CoreRow>,
     pub walks: Vec<WalkRow>,
+    pub posts: Vec<PostRow>,
     pub idle: Vec<IdleRow>,
     /// What was left out, and why.
     pub left_out: Vec<String>,
@@ -59,6 +62,7 @@ impl Report {
             floors: Vec::new(),
             core: Vec::new(),
             walks: Vec::new(),
+            posts: Vec::new(),
             idle: Vec::new(),
             left_out: Vec::new(),
         }
@@ -80,6 +84,7 @@ impl Report {
         self.head(&mut text);
         self.floor_and_core(&mut text);
         self.walk_table(&mut text);
+        self.post_table(&mut text);
         self.idle_table(&mut text);
         for line in &self.left_out {
             let _ = writeln!(text, "\nLeft out: {line}");
@@ -132,6 +137,15 @@ impl Report {
             let writes =
                 run.writes.0.iter().map(|(name, count)| format!("{count} {name}")).collect::<Vec<_>>().join(", ");
             let _ = writeln!(text, "| {} | {} {} | {writes} |", row.load, row.system, row.mode);
+        }
+    }
+
+    fn post_table(&self, text: &mut String) {
+        if !self.posts.is_empty() {
+            let _ = writeln!(text, "\n| a manifest of 10 comes in | median ms | p99 ms |\n|---|---|---|");
+        }
+        for PostRow { what, median_ms, p99_ms } in &self.posts {
+            let _ = writeln!(text, "| {what} | {median_ms:.1} | {p99_ms:.1} |");
         }
     }
 
