@@ -7,7 +7,7 @@ BEGAN := $(shell date +%s)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test lint format clippy unit it testbed servers python generate fuzz guards deny clean
+.PHONY: help run test lint format clippy unit it testbed servers python generate fuzz guards bench bench-peers deny clean
 
 # $(call stage,what it does,command): says so, runs it, and says how long it took.
 define stage
@@ -17,7 +17,7 @@ define stage
 endef
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## Run a manifest on this machine: no cluster, no NATS (MANIFEST=examples/boot.yaml)
 	$(CARGO) run --release -- run $(MANIFEST)
@@ -59,6 +59,12 @@ fuzz: ## The property and model tests with many more cases, optimised (CASES=200
 
 guards: ## Break every guard of the engine, one at a time, and demand that the model test notices
 	$(call stage,break the guards one at a time,tests/guards.py)
+
+bench: servers ## How fast we are, on real servers, beside Argo where it was built (BENCH="--quick walk"); some 40 minutes
+	$(call stage,measure on a machine that should be quiet,benches/run $(BENCH))
+
+bench-peers: ## Build Argo's own controller for `make bench`: ten to twenty minutes, at the lowest priority
+	$(call stage,build the peers,benches/peers/build)
 
 deny: ## Licences, bans and advisories of the dependencies (needs cargo-deny)
 	$(call stage,check the dependencies,$(CARGO) deny check)
