@@ -191,7 +191,8 @@ class Runtime:
         command = exec_.get("command")
         if not isinstance(command, list) or not command:
             return {"status": "failed", "message": "x-exec.command is not an array of strings", "x-retryable": False}
-        env = {**os.environ, **{k: str(v) for k, v in (exec_.get("env") or {}).items()}}
+        env = {**os.environ, **{k: str(v) for k, v in (exec_.get("env") or {}).items()},
+               "PMP_SESSION_ID": attempt.session, "PMP_PHASE_ID": attempt.phase_id, "PMP_ATTEMPT": attempt.token}
         try:
             process = await asyncio.create_subprocess_exec(
                 *map(str, command), env=env, cwd=exec_.get("workingDir"), start_new_session=True,

@@ -9,6 +9,7 @@ mod support;
 mod bus;
 mod controller;
 mod docs;
+mod faults;
 mod health;
 mod layers;
 mod lifecycle;
