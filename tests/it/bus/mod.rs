@@ -2,6 +2,7 @@
 
 mod connection;
 mod inbound;
+mod streams;
 mod suite;
 
 use std::time::Duration;
