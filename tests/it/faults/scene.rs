@@ -21,6 +21,8 @@ pub const KILLS: usize = 20;
 pub const LONG: Duration = Duration::from_mins(5);
 
 const COLUMNS: usize = 10;
+/// An API server that a test has stopped answers late or never.
+const CALL_MAX: Duration = Duration::from_secs(5);
 const STATUS_DELAY: Duration = Duration::from_secs(1);
 
 /// What the bus can do.
@@ -136,17 +138,37 @@ impl Scene {
 
     pub async fn until_ended(&self, name: &str, count: usize) {
         let what = format!("{count} phases of {name} have ended");
-        eventually(LONG, &what, async || (self.ledger(name).ended() >= count).then_some(())).await;
+        let mut looks = 0_u32;
+        eventually(LONG, &what, async || {
+            // A run that has failed will never come so far; looked at seldom, since the API server has other work.
+            looks += 1;
+            if looks.is_multiple_of(50) {
+                self.state_of(name).await;
+            }
+            (self.ledger(name).ended() >= count).then_some(())
+        })
+        .await;
+    }
+
+    /// The status, if the API server gives it; fails the test where nothing can become of the run any more.
+    async fn state_of(&self, name: &str) -> Option<Value> {
+        let answer = tokio::time::timeout(CALL_MAX, self.bed.api.get(name)).await;
+        let object = answer.ok()?.ok()?;
+        let mut status = serde_json::to_value(object.status.unwrap_or_default()).expect("a status is JSON");
+        let state = status["state"].as_str().unwrap_or_default();
+        if ["Failed", "Cancelled", "SetAside"].contains(&state) {
+            let ledger = self.ledger(name);
+            let rows = status["phases"].as_array_mut().expect("a session that ended has rows");
+            rows.retain(|row| !["Complete", "Cancelled", "UpstreamFailed"].map(Value::from).contains(&row["state"]));
+            panic!("{name} did not succeed; {} begun, {} ended: {status:#}", ledger.begun(), ledger.ended());
+        }
+        Some(status)
     }
 
     /// Waits for the verdict, judges the run, and gives its figures; `faults` and `began` are the caller's.
     pub async fn succeeded(&self, name: &str, faults: usize, began: Instant) -> Figures {
         let status = eventually(LONG, &format!("{name} has its verdict"), async || {
-            let object = self.bed.api.get(name).await.ok()?;
-            let status = serde_json::to_value(object.status.unwrap_or_default()).expect("a status is JSON");
-            let state = status["state"].as_str().unwrap_or_default();
-            assert!(!["Failed", "Cancelled", "SetAside"].contains(&state), "{name} did not succeed: {status:#}");
-            (state == "Succeeded").then_some(status)
+            self.state_of(name).await.filter(|status| status["state"] == "Succeeded")
         })
         .await;
         let took = began.elapsed();
