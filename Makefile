@@ -3,11 +3,13 @@
 CARGO ?= cargo
 MANIFEST ?= examples/boot.yaml
 CASES ?= 20000
+KILLS ?= 500
+SECONDS ?= 1800
 BEGAN := $(shell date +%s)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test lint format clippy unit it testbed servers python generate fuzz guards deny clean
+.PHONY: help run test lint format clippy unit it faults testbed servers python generate fuzz guards soak deny clean
 
 # $(call stage,what it does,command): says so, runs it, and says how long it took.
 define stage
@@ -22,7 +24,7 @@ help: ## List the targets
 run: ## Run a manifest on this machine: no cluster, no NATS (MANIFEST=examples/boot.yaml)
 	$(CARGO) run --release -- run $(MANIFEST)
 
-test: format testbed clippy unit it ## Everything: the test bed, lints, unit tests, model and real-server tests
+test: format testbed clippy unit it faults ## Everything: the test bed, lints, unit tests, model and real-server tests
 	@printf '\n==> all passed in %d s\n' "$$(( $$(date +%s) - $(BEGAN) ))"
 
 lint: format clippy ## Formatting and lints, no warning allowed
@@ -37,7 +39,10 @@ unit: ## The tests beside the code: no server, no network
 	$(call stage,run the unit tests,$(CARGO) test --quiet --lib --bins)
 
 it: testbed ## The model tests, and the tests on real servers
-	$(call stage,run the model tests and those on real servers,$(CARGO) test --quiet --test it)
+	$(call stage,run the model tests and those on real servers,$(CARGO) test --quiet --test it -- --skip faults::)
+
+faults: testbed ## Kill, stop and cut off the real processes in mid-run; prints what came of each
+	$(call stage,make faults in mid-run,$(CARGO) test --quiet --test it faults:: -- --test-threads 4)
 
 testbed: servers python ## Build the real servers and the Python environment; does nothing when they are there
 
@@ -57,6 +62,9 @@ fuzz: ## The property and model tests with many more cases, optimised (CASES=200
 
 guards: ## Break every guard of the engine, one at a time, and demand that the model test notices
 	$(call stage,break the guards one at a time,tests/guards.py)
+
+soak: testbed ## The long form: the operator killed KILLS times within SECONDS (500 in 1800)
+	$(call stage,kill the operator $(KILLS) times within $(SECONDS) s,PMP_SOAK_KILLS=$(KILLS) PMP_SOAK_SECONDS=$(SECONDS) $(CARGO) test --quiet --test it faults::soak::)
 
 deny: ## Licences, bans and advisories of the dependencies (needs cargo-deny)
 	$(call stage,check the dependencies,$(CARGO) deny check)

@@ -151,7 +151,7 @@ impl Scene {
     }
 
     /// The status, if the API server gives it; fails the test where nothing can become of the run any more.
-    async fn state_of(&self, name: &str) -> Option<Value> {
+    pub async fn state_of(&self, name: &str) -> Option<Value> {
         let answer = tokio::time::timeout(CALL_MAX, self.bed.api.get(name)).await;
         let object = answer.ok()?.ok()?;
         let mut status = serde_json::to_value(object.status.unwrap_or_default()).expect("a status is JSON");

@@ -44,6 +44,7 @@ async fn an_operator_killed_at_any_time_runs_every_phase_once() {
             scene.submit(&format!("soak-{run}"), json!({})).await;
         }
         if (kill + 1) % PROGRESS == 0 {
+            scene.state_of(&format!("soak-{run}")).await;
             tell(&format!("soak: {} of {kills} kills, {} runs done, {:.0?}", kill + 1, run, began.elapsed()));
         }
     }
