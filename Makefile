@@ -3,8 +3,8 @@
 CARGO ?= cargo
 MANIFEST ?= examples/boot.yaml
 CASES ?= 20000
-KILLS ?= 500
-SECONDS ?= 1800
+SOAK_KILLS ?= 500
+SOAK_SECONDS ?= 1800
 BEGAN := $(shell date +%s)
 
 .DEFAULT_GOAL := help
@@ -63,8 +63,8 @@ fuzz: ## The property and model tests with many more cases, optimised (CASES=200
 guards: ## Break every guard of the engine, one at a time, and demand that the model test notices
 	$(call stage,break the guards one at a time,tests/guards.py)
 
-soak: testbed ## The long form: the operator killed KILLS times within SECONDS (500 in 1800)
-	$(call stage,kill the operator $(KILLS) times within $(SECONDS) s,PMP_SOAK_KILLS=$(KILLS) PMP_SOAK_SECONDS=$(SECONDS) $(CARGO) test --quiet --test it faults::soak::)
+soak: testbed ## The long form: the operator killed 500 times within 30 minutes (SOAK_KILLS=500 SOAK_SECONDS=1800)
+	$(call stage,kill the operator $(SOAK_KILLS) times within $(SOAK_SECONDS) s,PMP_SOAK_KILLS=$(SOAK_KILLS) PMP_SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --quiet --test it faults::soak::)
 
 deny: ## Licences, bans and advisories of the dependencies (needs cargo-deny)
 	$(call stage,check the dependencies,$(CARGO) deny check)
