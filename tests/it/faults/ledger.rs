@@ -74,7 +74,7 @@ impl Ledger {
     pub fn longest_gap(&self) -> Duration {
         let mut times: Vec<_> = self.ended.iter().map(|ended| ended.at).collect();
         times.sort_unstable();
-        times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+        times.windows(2).map(|pair| pair[1].saturating_sub(pair[0])).max().unwrap_or_default()
     }
 
     /// No attempt ran twice, every phase was brought to its end, and no phase has a second attempt but after one whose
