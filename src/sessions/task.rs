@@ -502,9 +502,9 @@ impl Task {
         if by == self.speech.holder {
             return;
         }
+        // At the usual pace of writes, since anyone on the bus could claim it again and again.
         self.frame.changes += 1;
         self.challenged = Some(self.frame.changes);
-        self.urgency = Urgency::Now;
         self.set_gate().await;
     }
 

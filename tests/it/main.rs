@@ -11,6 +11,7 @@ mod controller;
 mod docs;
 mod faults;
 mod health;
+mod holders;
 mod layers;
 mod lifecycle;
 mod model;
