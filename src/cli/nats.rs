@@ -61,6 +61,8 @@ impl NatsArgs {
     pub fn options(&self, name: &str) -> anyhow::Result<ConnectOptions> {
         let mut options = ConnectOptions::new(filled(&self.urls));
         name.clone_into(&mut options.name);
+        // Of its own name, so that one may be allowed to hear its replies and nobody else's.
+        options.inbox_prefix = format!("_INBOX_{name}.{:016x}", rand::random::<u64>());
         options.auth = self.auth()?;
         options.tls = Tls {
             required: self.ca.is_some() || self.cert.is_some() || self.tls_first,

@@ -146,6 +146,7 @@ impl Routes {
             twins: HashMap::new(),
             twins_within: 0,
             given: None,
+            is_behind: false,
         }
     }
 

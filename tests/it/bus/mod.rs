@@ -2,6 +2,7 @@
 
 mod connection;
 mod inbound;
+mod kept;
 mod streams;
 mod suite;
 
