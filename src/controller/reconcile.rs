@@ -111,11 +111,11 @@ pub async fn reconcile(object: Arc<PhaseManifest>, context: &Context) -> Result<
         Some(_) => context.order(&object, accepted).await,
         None if accepted.dry_run => {
             let id = accepted.session_id.as_str();
-            standing::write_planned(&context.client, &object, id, &accepted.plan).await?;
+            standing::write_planned(&context.client, &object, id, &accepted.plan, context.clock.now()).await?;
             Ok(Action::await_change())
         }
         None if accepted.staged => {
-            standing::write(&context.client, &object, &Situation::Staged).await?;
+            standing::write(&context.client, &object, &Situation::Staged, context.clock.now()).await?;
             Ok(Action::await_change())
         }
         None => context.begin(&object).await,
@@ -183,7 +183,7 @@ impl Context {
             return self.begin(object).await;
         }
         if !told {
-            standing::write(&self.client, object, &Situation::Refused { refusal, message }).await?;
+            standing::write(&self.client, object, &Situation::Refused { refusal, message }, self.clock.now()).await?;
         }
         // Both can be mended by what is not this resource: another one that goes away, a ConfigMap that comes.
         Ok(match refusal {
@@ -295,7 +295,8 @@ impl Context {
         let Begun { session, plan, edit, order, was_refused } = match begun {
             Ok(begun) => begun,
             Err((refusal, message)) => {
-                standing::write(&self.client, &fresh, &Situation::Refused { refusal, message }).await?;
+                standing::write(&self.client, &fresh, &Situation::Refused { refusal, message }, self.clock.now())
+                    .await?;
                 return Ok(Action::await_change());
             }
         };
@@ -418,7 +419,7 @@ impl Context {
     /// A task that panics takes its own session down and no other; its resource says so.
     fn watch_over(&self, object: &PhaseManifest, handle: &sessions::Handle) {
         let (client, object, mut end) = (self.client.clone(), object.clone(), handle.watch());
-        let wake = self.wake.clone();
+        let (wake, clock) = (self.wake.clone(), self.clock);
         tokio::spawn(async move {
             match end.end().await {
                 Some(End::Finished) => {
@@ -432,7 +433,7 @@ impl Context {
                 }
                 None => {
                     tracing::error!(resource = name(&object), "the session task panicked; the object is set aside");
-                    set_aside(&client, &object, "its session ended by a defect of the operator").await;
+                    set_aside(&client, &object, "its session ended by a defect of the operator", clock).await;
                 }
             }
         });
@@ -468,7 +469,7 @@ fn awaits(plan: &Plan) -> BTreeSet<ExternalWait> {
 }
 
 /// Writes that the object is left alone until it is edited, onto the object as it is now.
-pub async fn set_aside(client: &Client, object: &PhaseManifest, why: &str) {
+pub async fn set_aside(client: &Client, object: &PhaseManifest, why: &str, clock: Clock) {
     let api: Api<PhaseManifest> = Api::namespaced(client.clone(), namespace(object));
     let situation = Situation::Refused {
         refusal: Refusal::SetAside,
@@ -476,7 +477,7 @@ pub async fn set_aside(client: &Client, object: &PhaseManifest, why: &str) {
     };
     let written = async {
         let fresh = call("read the resource", api.get(name(object))).await?;
-        standing::write(client, &fresh, &situation).await
+        standing::write(client, &fresh, &situation, clock.now()).await
     };
     if let Err(error) = written.await {
         tracing::warn!(resource = name(object), %error, "cannot write that the object is set aside");
