@@ -16,4 +16,5 @@ mod model;
 mod operator;
 mod resource;
 mod run;
+mod sim;
 mod testbed;
