@@ -281,7 +281,18 @@ impl Context {
     async fn begin(&self, object: &PhaseManifest) -> Result<Action, Error> {
         let api: Api<PhaseManifest> = Api::namespaced(self.client.clone(), namespace(object));
         let Some(claim) = Claim::of(object) else { return Ok(Action::await_change()) };
-        let taken = KubernetesStore::take_over(api, self.keeper.clone(), claim.session_id.clone(), object).await;
+        let fresh = match call("read the resource", api.get(name(object))).await {
+            Ok(fresh) if uid(&fresh) == uid(object) => fresh,
+            // Another one under that name has its own turn.
+            Ok(_) => return Ok(Action::await_change()),
+            Err(error) if error.is_not_found() => return Ok(Action::await_change()),
+            Err(error) => return Err(error.into()),
+        };
+        // The copy that called us may be older than the verdict that we wrote.
+        if let Some(action) = self.settled(&fresh).await? {
+            return Ok(action);
+        }
+        let taken = KubernetesStore::take_over(api, self.keeper.clone(), claim.session_id.clone(), fresh).await;
         let (store, fresh) = match taken {
             Ok(taken) => taken,
             Err(StoreError::Gone) => return Ok(Action::await_change()),

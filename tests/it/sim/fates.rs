@@ -35,11 +35,6 @@ pub enum Mishap {
     Relist,
 }
 
-impl Mishap {
-    pub const ALL: [Self; 7] =
-        [Self::Crash, Self::CrashStale, Self::DoneButFailed, Self::Unanswered, Self::Late, Self::Stale, Self::Relist];
-}
-
 /// How often what goes wrong, in a storm.
 #[derive(Debug, Clone, Copy)]
 pub struct Climate {
@@ -72,6 +67,29 @@ impl Climate {
             unanswered,
             slow,
             lag_max: Duration::from_secs([0, 2, 30][rng.random_range(0..3)]),
+        }
+    }
+}
+
+/// What an operator did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// To a resource or its status, or to a revision.
+    Write,
+    /// Of a Kubernetes Event, which nobody reads back but its writer.
+    Event,
+    Message(Weight),
+}
+
+impl Effect {
+    /// The mishaps that can make a difference here.
+    pub fn mishaps(self) -> &'static [Mishap] {
+        use Mishap::{Crash, CrashStale, DoneButFailed, Late, Relist, Stale, Unanswered};
+        match self {
+            Self::Write => &[Crash, CrashStale, DoneButFailed, Unanswered, Late, Stale, Relist],
+            Self::Event => &[Crash, DoneButFailed],
+            Self::Message(Weight::Told | Weight::Asks | Weight::Report | Weight::Probe) => &[Crash],
+            Self::Message(Weight::Plain | Weight::Precious) => &[Crash, DoneButFailed, Late],
         }
     }
 }
@@ -126,6 +144,8 @@ pub enum Weight {
     Asks,
     /// A runtime's report.
     Report,
+    /// Lifecycle and log, which the session itself never hears.
+    Told,
     /// From a peer that never says anything twice: what it says and what it is told is not lost, only late.
     Precious,
     /// A subscription's own proof.
@@ -138,6 +158,8 @@ struct Inner {
     rng: SmallRng,
     sky: Sky,
     effects: u64,
+    /// What each effect was, in order.
+    kinds: Vec<Effect>,
     silence_until: Instant,
     stale_until: Instant,
     outage_until: Instant,
@@ -152,6 +174,7 @@ impl Fates {
             rng: SmallRng::seed_from_u64(seed),
             sky,
             effects: 0,
+            kinds: Vec::new(),
             silence_until: now,
             stale_until: now,
             outage_until: now,
@@ -163,6 +186,10 @@ impl Fates {
     /// How many effects there were.
     pub fn effects(&self) -> u64 {
         self.inner().effects
+    }
+
+    pub fn kinds(&self) -> Vec<Effect> {
+        self.inner().kinds.clone()
     }
 
     /// From now on nothing goes wrong.
@@ -212,12 +239,13 @@ impl Fates {
         ReadFate { delay: inner.pause(), refused }
     }
 
-    pub fn write(&self, door: &Door) -> WriteFate {
+    pub fn write(&self, door: &Door, kind: Effect) -> WriteFate {
         let mut inner = self.inner();
         if !door.is_operator() {
             return WriteFate { effect: 0, delay: Duration::ZERO, refused: None, after: After::Answer };
         }
         inner.effects += 1;
+        inner.kinds.push(kind);
         let effect = inner.effects;
         let mut fate = WriteFate { effect, delay: inner.pause(), refused: None, after: After::Answer };
         match inner.sky {
@@ -262,6 +290,7 @@ impl Fates {
         let mut fate = PublishFate::default();
         if door.is_operator() {
             inner.effects += 1;
+            inner.kinds.push(Effect::Message(weight));
             fate.effect = inner.effects;
         }
         let is_protected = weight == Weight::Asks || (weight == Weight::Report && now < inner.silence_until);

@@ -18,7 +18,9 @@ mod trace;
 mod worker;
 mod world;
 
-use fates::{Climate, Mishap, Sky};
+use std::sync::Mutex;
+
+use fates::{Climate, Sky};
 use rand::{SeedableRng, rngs::SmallRng};
 use scenarios::Scenario;
 use stage::{Mode, Outcome, play};
@@ -33,23 +35,33 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// Two threads, because that is what the machine has.
-fn on_two_threads<T: Send + Sync>(jobs: &[T], run: impl Fn(&T) + Sync) {
+/// Plays all on two threads, because that is what the machine has; fails with all that broke, and the trace of the first.
+fn play_all<T: Send + Sync>(jobs: &[T], play: impl Fn(&T) -> (String, Outcome) + Sync) {
+    let broken = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for lane in 0..2 {
-            let run = &run;
-            scope.spawn(move || jobs.iter().skip(lane).step_by(2).for_each(run));
+            let (play, broken) = (&play, &broken);
+            scope.spawn(move || {
+                for (n, job) in jobs.iter().enumerate().skip(lane).step_by(2) {
+                    let (what, outcome) = play(job);
+                    if std::env::var("PROGRESS").is_ok() { eprintln!("{n}/{} {what} {} {}", jobs.len(), outcome.lines.len(), outcome.violations.join(";")); }
+                    if !outcome.violations.is_empty() {
+                        broken.lock().expect("nobody panics while holding it").push((what, outcome));
+                    }
+                }
+            });
         }
     });
-}
-
-fn expect_clean(what: &str, outcome: &Outcome) {
-    if outcome.violations.is_empty() {
-        return;
-    }
+    let broken = broken.into_inner().expect("nobody panicked while holding it");
+    let Some((first, outcome)) = broken.first() else { return };
+    let list: Vec<String> = broken.iter().map(|(what, outcome)| said(what, outcome)).collect();
     let from = outcome.lines.len().saturating_sub(LINES_SHOWN);
     let lines = outcome.lines[from..].join("\n");
-    panic!("{what}: {}\n{lines}", outcome.violations.join("; "));
+    panic!("{} of {} schedules broke:\n{}\n{first}:\n{lines}", broken.len(), jobs.len(), list.join("\n"));
+}
+
+fn said(what: &str, outcome: &Outcome) -> String {
+    format!("{what}: {}", outcome.violations.join("; "))
 }
 
 /// The scenario and the weather that a seed means.
@@ -65,19 +77,15 @@ fn storms(mode: Mode) {
         Some(seed) => vec![seed],
         None => (0..number("PMP_SIM_SCHEDULES").map_or(STORMS, |schedules| schedules / 2)).collect(),
     };
-    on_two_threads(&seeds, |&seed| {
+    play_all(&seeds, |&seed| {
         let (scenario, sky) = storm(seed);
-        let outcome = play(scenario, seed, sky, mode);
-        expect_clean(&format!("{} ({mode:?}): replay with PMP_SIM_SEED={seed}", scenario.name), &outcome);
+        (format!("{} ({mode:?}), PMP_SIM_SEED={seed}", scenario.name), play(scenario, seed, sky, mode))
     });
 }
 
 #[test]
 fn every_scenario_ends_as_it_should_when_nothing_goes_wrong() {
-    for scenario in &scenarios::ALL {
-        let outcome = play(scenario, 0, Sky::Calm, Mode::Liveness);
-        expect_clean(scenario.name, &outcome);
-    }
+    play_all(&scenarios::ALL, |scenario| (scenario.name.to_owned(), play(scenario, 0, Sky::Calm, Mode::Liveness)));
 }
 
 #[test]
@@ -85,11 +93,13 @@ fn one_mishap_at_any_effect_of_any_scenario_changes_nothing_in_the_end() {
     let mut jobs = Vec::new();
     for scenario in &scenarios::ALL {
         let effects = play(scenario, 0, Sky::Calm, Mode::Liveness).effects;
-        jobs.extend((1..=effects).flat_map(|effect| Mishap::ALL.map(|mishap| (scenario, effect, mishap))));
+        for (effect, kind) in (1..).zip(effects) {
+            jobs.extend(kind.mishaps().iter().map(|&mishap| (scenario, effect, mishap)));
+        }
     }
-    on_two_threads(&jobs, |&(scenario, effect, mishap)| {
-        let outcome = play(scenario, effect, Sky::At { effect, mishap }, Mode::Liveness);
-        expect_clean(&format!("{}: {mishap:?} at effect {effect}", scenario.name), &outcome);
+    play_all(&jobs, |&(scenario, effect, mishap)| {
+        let what = format!("{}, {mishap:?} at effect {effect}", scenario.name);
+        (what, play(scenario, effect, Sky::At { effect, mishap }, Mode::Liveness))
     });
 }
 
@@ -113,4 +123,16 @@ fn the_same_seed_gives_the_same_trace() {
             panic!("{}: seed {seed} gave two traces: {differ:#?}", scenario.name);
         }
     }
+}
+
+#[test]
+fn show() {
+    let index: usize = std::env::var("SHOW").unwrap().parse().unwrap();
+    let scenario = &scenarios::ALL[index];
+    let sky = match (number("EFFECT"), number("MISHAP")) {
+        (Some(effect), Some(mishap)) => Sky::At { effect, mishap: fates::Effect::Write.mishaps()[mishap as usize] },
+        _ => Sky::Calm,
+    };
+    let outcome = play(scenario, number("EFFECT").unwrap_or(0), sky, Mode::Liveness);
+    println!("{}\n{:?}", outcome.lines.join("\n"), outcome.violations);
 }

@@ -22,7 +22,7 @@ use super::{
     api::{ApiServer, NAMESPACE},
     bus::Nats,
     checks::state_of,
-    fates::{Fates, Sky},
+    fates::{Effect, Fates, Sky},
     peer::{Habit, invite},
     scenarios::{Expected, Runtimes, Scenario},
     worker::hire,
@@ -48,7 +48,7 @@ pub enum Mode {
 /// What came of it.
 pub struct Outcome {
     pub hash: u64,
-    pub effects: u64,
+    pub effects: Vec<Effect>,
     pub violations: Vec<String>,
     pub lines: Vec<String>,
 }
@@ -84,7 +84,7 @@ pub fn play(scenario: &Scenario, seed: u64, sky: Sky, mode: Mode) -> Outcome {
         let shared = &stage.0.shared;
         Outcome {
             hash: shared.trace.hash(),
-            effects: shared.fates.effects(),
+            effects: shared.fates.kinds(),
             violations: shared.trace.violations(),
             lines: shared.trace.lines(),
         }

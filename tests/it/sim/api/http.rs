@@ -13,7 +13,10 @@ use super::{
     store::{self, Failure, Key, Part, Preconditions, Store},
     watch::{self, Answer, Wish},
 };
-use crate::sim::{fates::After, world::Door};
+use crate::sim::{
+    fates::{After, Effect},
+    world::Door,
+};
 
 /// Where a request goes.
 struct Place {
@@ -82,7 +85,8 @@ pub async fn serve(server: ApiServer, door: Door, request: Request<Body>) -> Res
 /// A write goes on at the server even if whoever asked is gone by then.
 async fn write(server: ApiServer, door: Door, call: Call) -> Result<Value, Failure> {
     let fates = &server.0.shared.fates;
-    let fate = fates.write(&door);
+    let kind = if call.place.kind == Kind::Event { Effect::Event } else { Effect::Write };
+    let fate = fates.write(&door, kind);
     let after = fate.after;
     let (to, answer) = oneshot::channel();
     let at_server = {

@@ -229,6 +229,7 @@ fn weight(door: &Door, message: &Message) -> Weight {
         "control" if door.is_operator() && has("x-report") => Weight::Asks,
         "state" if has("x-attempt") => Weight::Report,
         "state" | "start" => Weight::Precious,
+        "events" | "log" => Weight::Told,
         _ => Weight::Plain,
     }
 }
