@@ -16,7 +16,7 @@ use pmp::{
 use serde_json::Value;
 
 use super::{
-    api::{Change, Kind},
+    api::{Change, Kind, Stored},
     world::Door,
 };
 
@@ -38,7 +38,9 @@ pub struct Checks(Mutex<Inner>);
 #[derive(Default)]
 struct Inner {
     /// By session id, as stored now.
-    manifests: BTreeMap<String, Arc<Value>>,
+    manifests: BTreeMap<String, Arc<Stored>>,
+    /// Deleted ones as they were last: an operator that has not seen it goes on with them.
+    deleted: Vec<Arc<Stored>>,
     /// What each operator process heard: process, session, phase, and then tokens with what was said of them.
     heard: BTreeMap<(String, String, String), Vec<(Option<String>, ReportStatus)>>,
     /// What each token was first said to mean.
@@ -47,10 +49,6 @@ struct Inner {
 }
 
 impl Checks {
-    pub fn executed(&self) -> Vec<Executed> {
-        self.inner().executed.clone()
-    }
-
     /// How often the phase was begun, by all runtimes and in all runs.
     pub fn times_executed(&self, phase: &str) -> usize {
         self.inner().executed.iter().filter(|one| one.phase == phase).count()
@@ -95,9 +93,12 @@ impl Checks {
         };
         let mut inner = self.inner();
         let mut found = inner.meaning(&target);
-        if let Some(object) = inner.manifests.get(session).cloned() {
-            found.extend(allowed(&object, &target));
-            found.extend(inner.order(door, session, &object, &target));
+        match inner.owner(session, &target) {
+            Some(object) => {
+                found.extend(allowed(&object, &target));
+                found.extend(inner.order(door, session, &object, &target));
+            }
+            None => found.push(format!("{door} offers {} under a token of no stored run", target.phase)),
         }
         found
     }
@@ -110,7 +111,8 @@ impl Checks {
         let session = format!("{}_{}", change.key.namespace, change.key.name);
         let mut inner = self.inner();
         if change.word == "DELETED" {
-            inner.manifests.remove(&session);
+            let gone = inner.manifests.remove(&session);
+            inner.deleted.extend(gone);
             return Vec::new();
         }
         inner.manifests.insert(session, Arc::clone(&change.object));
@@ -134,6 +136,15 @@ impl Inner {
         };
         let meant = self.meanings.entry(token.to_string()).or_insert_with(|| spec.clone());
         if meant == spec { Vec::new() } else { vec![format!("two meanings of one token of {}", target.phase)] }
+    }
+
+    /// The resource that the target's token belongs to: the one that is there, or one that was.
+    fn owner(&self, session: &str, target: &TargetMessage) -> Option<Arc<Stored>> {
+        let token = target.attempt.as_ref()?;
+        let is_its = |object: &&Arc<Stored>| {
+            Row::of(object, target.phase.as_str()).is_some_and(|row| row.has_token(token.as_str()))
+        };
+        self.manifests.get(session).into_iter().chain(&self.deleted).find(is_its).cloned()
     }
 
     /// Everything that the phase waits for is done: stored so, or heard by this very process.

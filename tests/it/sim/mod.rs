@@ -10,6 +10,7 @@
 mod api;
 mod bus;
 mod checks;
+mod conformance;
 mod fates;
 mod peer;
 mod scenarios;
@@ -44,7 +45,9 @@ fn play_all<T: Send + Sync>(jobs: &[T], play: impl Fn(&T) -> (String, Outcome) +
             scope.spawn(move || {
                 for (n, job) in jobs.iter().enumerate().skip(lane).step_by(2) {
                     let (what, outcome) = play(job);
-                    if std::env::var("PROGRESS").is_ok() { eprintln!("{n}/{} {what} {} {}", jobs.len(), outcome.lines.len(), outcome.violations.join(";")); }
+                    if std::env::var("PROGRESS").is_ok() {
+                        eprintln!("{n}/{} {what} {} {}", jobs.len(), outcome.lines.len(), outcome.violations.join(";"));
+                    }
                     if !outcome.violations.is_empty() {
                         broken.lock().expect("nobody panics while holding it").push((what, outcome));
                     }

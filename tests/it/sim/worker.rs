@@ -170,7 +170,7 @@ impl Worker {
             let message = Message::new(self.prefix.subject(&key.0, Channel::Ack), ack.to_bytes());
             match self.bus.request(message, GRANT_WAIT).await {
                 Ok(reply) => return GrantMessage::parse(&reply.body).is_ok_and(|grant| grant.granted),
-                Err(Error::NoResponders { .. }) => return false,
+                // Nobody hears it now; but an answer that was lost before may have been yes, and who gave it may come back.
                 Err(_) => sleep(pause).await,
             }
             pause = (pause * 2).min(PAUSE_MAX);

@@ -2,10 +2,14 @@
 
 use std::{fmt::Display, ops::Deref, sync::Arc};
 
-use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use super::{api::Change, checks::Checks, fates::Fates, trace::Trace};
+use super::{
+    api::{Change, Failure, Stored},
+    checks::Checks,
+    fates::Fates,
+    trace::Trace,
+};
 
 /// Cloning is a reference count.
 #[derive(Clone)]
@@ -36,14 +40,7 @@ impl Shared {
     }
 
     /// An operator's write was answered by the server, whether or not the operator hears it.
-    pub fn wrote(
-        &self,
-        door: &Door,
-        effect: u64,
-        method: &str,
-        path: &str,
-        done: &Result<Arc<Value>, super::api::Failure>,
-    ) {
+    pub fn wrote(&self, door: &Door, effect: u64, method: &str, path: &str, done: &Result<Arc<Stored>, Failure>) {
         let outcome = match done {
             Ok(object) => format!("ok {}", Trace::digest(object)),
             Err(failure) => format!("{} {}", failure.code, failure.reason),

@@ -1,6 +1,6 @@
 //! Requests as `kube::Client` makes them: from a path to the store and back, with the faults of the schedule on the way.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::{Method, Request, Response};
@@ -10,7 +10,7 @@ use tokio::{sync::oneshot, time::sleep};
 
 use super::{
     ApiServer, Kind,
-    store::{self, Failure, Key, Part, Preconditions, Store},
+    store::{self, Failure, Key, Part, Preconditions, Store, Stored},
     watch::{self, Answer, Wish},
 };
 use crate::sim::{
@@ -83,7 +83,7 @@ pub async fn serve(server: ApiServer, door: Door, request: Request<Body>) -> Res
 }
 
 /// A write goes on at the server even if whoever asked is gone by then.
-async fn write(server: ApiServer, door: Door, call: Call) -> Result<Value, Failure> {
+async fn write(server: ApiServer, door: Door, call: Call) -> Result<String, Failure> {
     let fates = &server.0.shared.fates;
     let kind = if call.place.kind == Kind::Event { Effect::Event } else { Effect::Write };
     let fate = fates.write(&door, kind);
@@ -134,47 +134,52 @@ fn carry_out(store: &mut Store, call: &Call, now: &str) -> store::Answer {
     }
 }
 
-fn look(server: &ApiServer, call: &Call) -> Result<Value, Failure> {
+fn look(server: &ApiServer, call: &Call) -> Result<String, Failure> {
     let store = server.store();
     if call.place.name.is_some() {
         return store.get(&call.place.key()?).map(|object| cut(call, &object));
     }
     let (api_version, kind, _) = call.place.kind.names();
-    let items: Vec<Value> = store
+    let items: Vec<&str> = store
         .list(call.place.kind, call.place.namespace.as_deref())
         .filter(|object| call.filter.takes(object))
-        .map(|object| Value::clone(object))
+        .map(|object| object.text.as_str())
         .collect();
     let metadata = json!({"resourceVersion": store.version().to_string()});
-    Ok(json!({"apiVersion": api_version, "kind": format!("{kind}List"), "metadata": metadata, "items": items}))
+    let items = items.join(",");
+    Ok(format!(r#"{{"apiVersion":"{api_version}","kind":"{kind}List","metadata":{metadata},"items":[{items}]}}"#))
 }
 
 /// The answer as it was asked for.
-fn cut(call: &Call, object: &Arc<Value>) -> Value {
+fn cut(call: &Call, object: &Stored) -> String {
     if call.method == Method::DELETE {
         let details = json!({"name": object["metadata"]["name"], "uid": object["metadata"]["uid"]});
-        return json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details});
+        let status =
+            json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details});
+        return status.to_string();
     }
     if call.metadata_only {
         let metadata = &object["metadata"];
-        return json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata});
+        let partial = json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata});
+        return partial.to_string();
     }
-    Value::clone(object)
+    object.text.clone()
 }
 
-fn answered(answer: Result<Value, Failure>) -> Response<Answer> {
+fn answered(answer: Result<String, Failure>) -> Response<Answer> {
     match answer {
-        Ok(value) => Response::new(whole(&value)),
+        Ok(text) => Response::new(whole(text)),
         Err(failure) => refused(&failure),
     }
 }
 
 fn refused(failure: &Failure) -> Response<Answer> {
-    Response::builder().status(failure.code).body(whole(&failure.status())).expect("the code is a legal one")
+    let body = whole(failure.status().to_string());
+    Response::builder().status(failure.code).body(body).expect("the code is a legal one")
 }
 
-fn whole(value: &Value) -> Answer {
-    Answer::Whole(Some(Bytes::from(serde_json::to_vec(value).expect("values are JSON"))))
+fn whole(text: String) -> Answer {
+    Answer::Whole(Some(Bytes::from(text)))
 }
 
 // === reading ===

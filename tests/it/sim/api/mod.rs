@@ -15,7 +15,7 @@ use pmp::sessions::Clock;
 use serde_json::Value;
 use tokio::sync::watch as signal;
 
-pub use self::store::{Change, Failure, Kind};
+pub use self::store::{Change, Failure, Kind, Stored};
 use self::store::{Key, Part, Preconditions, Store};
 use super::world::{Door, Shared};
 
@@ -53,7 +53,7 @@ impl ApiServer {
     }
 
     /// The resource as it is, as a person reads it.
-    pub fn manifest(&self, name: &str) -> Option<Arc<Value>> {
+    pub fn manifest(&self, name: &str) -> Option<Arc<Stored>> {
         self.store().get(&manifest_key(name)).ok()
     }
 

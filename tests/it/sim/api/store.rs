@@ -3,7 +3,7 @@
 //! As far as the operator uses it: five kinds, create, merge patch, the status subresource, delete with preconditions,
 //! versions that rise with every change, and a history that watches read from and that can be compacted.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Deref, sync::Arc};
 
 use serde_json::{Map, Value, json};
 
@@ -89,6 +89,21 @@ impl Failure {
     }
 }
 
+/// An object, and its text: written once, told often.
+#[derive(Debug, PartialEq)]
+pub struct Stored {
+    pub value: Value,
+    pub text: String,
+}
+
+impl Deref for Stored {
+    type Target = Value;
+
+    fn deref(&self) -> &Value {
+        &self.value
+    }
+}
+
 /// One change, as watches tell it.
 #[derive(Debug, Clone)]
 pub struct Change {
@@ -96,17 +111,17 @@ pub struct Change {
     pub key: Key,
     /// ADDED, MODIFIED or DELETED.
     pub word: &'static str,
-    pub object: Arc<Value>,
-    pub before: Option<Arc<Value>>,
+    pub object: Arc<Stored>,
+    pub before: Option<Arc<Stored>>,
 }
 
-pub type Answer = Result<Arc<Value>, Failure>;
+pub type Answer = Result<Arc<Stored>, Failure>;
 
 /// Everything that is stored.
 #[derive(Debug)]
 pub struct Store {
     version: u64,
-    objects: BTreeMap<Key, Arc<Value>>,
+    objects: BTreeMap<Key, Arc<Stored>>,
     history: Vec<Change>,
     /// What happened up to here can no longer be watched.
     compacted: u64,
@@ -128,7 +143,7 @@ impl Store {
         self.objects.get(key).cloned().ok_or_else(|| Failure::not_found(key))
     }
 
-    pub fn list(&self, kind: Kind, namespace: Option<&str>) -> impl Iterator<Item = &Arc<Value>> {
+    pub fn list(&self, kind: Kind, namespace: Option<&str>) -> impl Iterator<Item = &Arc<Stored>> {
         let namespace = namespace.map(str::to_owned);
         self.objects
             .iter()
@@ -181,7 +196,7 @@ impl Store {
     /// A JSON merge patch (RFC 7386). What changes nothing makes no new version.
     pub fn patch(&mut self, key: &Key, part: Part, patch: &Value) -> Answer {
         let old = self.get(key)?;
-        let mut new = Value::clone(&old);
+        let mut new = old.value.clone();
         merge(&mut new, patch);
         let of = |object: &Value, field: &str| object["metadata"][field].clone();
         let named = of(patch, "resourceVersion");
@@ -191,7 +206,7 @@ impl Store {
         if of(&new, "uid") != of(&old, "uid") {
             return Err(Failure::new(422, "Invalid", "metadata.uid: field is immutable"));
         }
-        let mut next = Value::clone(&old);
+        let mut next = old.value.clone();
         match part {
             Part::Status => next["status"] = new["status"].take(),
             Part::Main => {
@@ -218,7 +233,7 @@ impl Store {
             }
         }
         prune(&mut next);
-        if next == *old {
+        if next == old.value {
             return Ok(old);
         }
         Ok(self.commit(key.clone(), "MODIFIED", next))
@@ -232,14 +247,13 @@ impl Store {
         if differs(&preconditions.uid, "uid") || differs(&preconditions.version, "resourceVersion") {
             return Err(Failure::conflict("a precondition of the deletion does not hold"));
         }
-        let last = Value::clone(&old);
-        Ok(self.commit(key.clone(), "DELETED", last))
+        Ok(self.commit(key.clone(), "DELETED", old.value.clone()))
     }
 
-    fn commit(&mut self, key: Key, word: &'static str, mut object: Value) -> Arc<Value> {
+    fn commit(&mut self, key: Key, word: &'static str, mut object: Value) -> Arc<Stored> {
         self.version += 1;
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
-        let object = Arc::new(object);
+        let object = Arc::new(Stored { text: object.to_string(), value: object });
         let before = match word {
             "DELETED" => self.objects.remove(&key),
             _ => self.objects.insert(key.clone(), Arc::clone(&object)),

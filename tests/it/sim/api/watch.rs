@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, timeout_at},
@@ -65,7 +65,7 @@ async fn tell(server: ApiServer, door: Door, wish: Wish, lines: mpsc::UnboundedS
         changed.borrow_and_update();
         let news = server.store().changes_after(seen).map(<[_]>::to_vec);
         match news {
-            Err(failure) => return drop(lines.send(line("ERROR", &failure.status()))),
+            Err(failure) => return drop(lines.send(line("ERROR", &failure.status().to_string()))),
             Ok(news) => {
                 for change in news {
                     seen = change.version;
@@ -78,10 +78,10 @@ async fn tell(server: ApiServer, door: Door, wish: Wish, lines: mpsc::UnboundedS
                     if !lag.is_zero() {
                         sleep(lag).await;
                         if server.store().changes_after(seen).is_err() {
-                            return drop(lines.send(line("ERROR", &Failure::expired().status())));
+                            return drop(lines.send(line("ERROR", &Failure::expired().status().to_string())));
                         }
                     }
-                    if lines.send(line(filtered_word(&wish.filter, &change), &change.object)).is_err() {
+                    if lines.send(line(filtered_word(&wish.filter, &change), &change.object.text)).is_err() {
                         return;
                     }
                 }
@@ -99,7 +99,7 @@ async fn tell(server: ApiServer, door: Door, wish: Wish, lines: mpsc::UnboundedS
         let (api_version, kind, _) = wish.kind.names();
         let object =
             json!({"apiVersion": api_version, "kind": kind, "metadata": {"resourceVersion": seen.to_string()}});
-        let _ = lines.send(line("BOOKMARK", &object));
+        let _ = lines.send(line("BOOKMARK", &object.to_string()));
     }
 }
 
@@ -113,8 +113,6 @@ fn filtered_word(filter: &Filter, change: &super::Change) -> &'static str {
     }
 }
 
-fn line(word: &str, object: &Value) -> Bytes {
-    let mut text = serde_json::to_vec(&json!({"type": word, "object": object})).expect("values are JSON");
-    text.push(b'\n');
-    Bytes::from(text)
+fn line(word: &str, object: &str) -> Bytes {
+    Bytes::from(format!("{{\"type\":\"{word}\",\"object\":{object}}}\n"))
 }
