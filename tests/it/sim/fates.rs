@@ -48,6 +48,8 @@ pub struct Climate {
     pub unanswered: f64,
     pub slow: f64,
     pub lag_max: Duration,
+    /// A second operator is started by mistake, and killed, and started.
+    pub rivals: bool,
 }
 
 impl Climate {
@@ -67,6 +69,7 @@ impl Climate {
             unanswered,
             slow,
             lag_max: Duration::from_secs([0, 2, 30][rng.random_range(0..3)]),
+            rivals: rng.random_bool(0.25),
         }
     }
 }

@@ -26,6 +26,12 @@ use rand::{SeedableRng, rngs::SmallRng};
 use scenarios::Scenario;
 use stage::{Mode, Outcome, play};
 
+/// The simulation's bus with nothing going wrong, for the laws of every bus.
+pub fn calm_bus() -> pmp::bus::Bus {
+    let shared = world::Shared::new(fates::Fates::new(0, Sky::Calm));
+    bus::Nats::new(shared).connect(&world::Door::new("a person", world::Role::Person))
+}
+
 /// Storms of one `make test`, of each mode.
 const STORMS: u64 = 1500;
 

@@ -64,6 +64,8 @@ struct Inner {
     clock: Clock,
     prefix: Prefix,
     operator: Mutex<Door>,
+    /// Of that operator.
+    stop: Mutex<CancellationToken>,
     runtimes: Mutex<Vec<Door>>,
 }
 
@@ -100,7 +102,8 @@ impl Stage {
         let nats = Nats::new(shared.clone());
         let prefix = Prefix::new("plan.session").expect("the protocol's own prefix");
         let operator = Mutex::new(Door::new("nobody", Role::Operator));
-        Self(Arc::new(Inner { shared, api, nats, clock, prefix, operator, runtimes: Mutex::default() }))
+        let (stop, runtimes) = (Mutex::default(), Mutex::default());
+        Self(Arc::new(Inner { shared, api, nats, clock, prefix, operator, stop, runtimes }))
     }
 
     async fn open(&self, scenario: &Scenario) {
@@ -120,9 +123,12 @@ impl Stage {
 
     async fn run(&self, scenario: &Scenario, sky: Sky, mode: Mode) {
         let shared = &self.0.shared;
-        if let Sky::Storm(_) = sky {
+        if let Sky::Storm(climate) = sky {
             let storm = tokio::spawn(self.clone().storm());
             if mode == Mode::Safety {
+                if climate.rivals {
+                    tokio::spawn(self.clone().rivals());
+                }
                 let _ = timeout(STORM * 2, (scenario.script)(self)).await;
                 sleep(STORM).await;
                 return;
@@ -188,14 +194,36 @@ impl Stage {
             let door = Door::new(&format!("operator-{number}"), Role::Operator);
             *self.0.operator.lock().expect("nobody panics while holding it") = door.clone();
             self.0.shared.trace.note(format_args!("{door} starts"));
-            let process = tokio::spawn(controller::run(self.options(&door), CancellationToken::new()));
-            door.shut_down().await;
+            let stop = CancellationToken::new();
+            *self.0.stop.lock().expect("nobody panics while holding it") = stop.clone();
+            let mut process = tokio::spawn(controller::run(self.options(&door), stop));
+            tokio::select! {
+                biased;
+                () = door.shut_down() => {}
+                _ = &mut process => door.shut(),
+            }
             // What of it still runs is behind a shut door; this ends most of it.
             process.abort();
             self.0.nats.forget(&door);
             self.0.shared.trace.note(format_args!("{door} is dead"));
             let pause = self.0.shared.fates.throw(|dice| dice.random_range(100..3000));
             sleep(Duration::from_millis(pause)).await;
+        }
+    }
+
+    /// Somebody starts a second operator by mistake, again and again; each is killed after a while.
+    async fn rivals(self) {
+        for number in 1.. {
+            let (pause, life) = self.0.shared.fates.throw(|dice| (dice.random_range(0..20), dice.random_range(1..30)));
+            sleep(Duration::from_secs(pause)).await;
+            let door = Door::new(&format!("rival-{number}"), Role::Operator);
+            self.0.shared.trace.note(format_args!("{door} starts"));
+            let process = tokio::spawn(controller::run(self.options(&door), CancellationToken::new()));
+            let _ = timeout(Duration::from_secs(life), door.shut_down()).await;
+            door.shut();
+            process.abort();
+            self.0.nats.forget(&door);
+            self.0.shared.trace.note(format_args!("{door} is dead"));
         }
     }
 
@@ -233,7 +261,7 @@ impl Stage {
 
     /// Links that go, an API server that is away, watches that end.
     async fn storm(self) {
-        let Inner { shared, nats, api, .. } = &*self.0;
+        let Inner { shared, api, .. } = &*self.0;
         loop {
             let (pause, what, length) = shared
                 .fates
@@ -265,9 +293,12 @@ impl Stage {
                         self.blink(door, length);
                     }
                 }
-                _ => {}
+                _ => {
+                    // Whoever is stopped in time stores what it knows, and the next one has less to ask.
+                    shared.trace.note(format_args!("the operator is asked to stop"));
+                    self.0.stop.lock().expect("nobody panics while holding it").cancel();
+                }
             }
-            let _ = nats;
         }
     }
 

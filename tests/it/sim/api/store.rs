@@ -3,7 +3,11 @@
 //! As far as the operator uses it: five kinds, create, merge patch, the status subresource, delete with preconditions,
 //! versions that rise with every change, and a history that watches read from and that can be compacted.
 
-use std::{collections::BTreeMap, ops::Deref, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Deref,
+    sync::Arc,
+};
 
 use serde_json::{Map, Value, json};
 
@@ -126,11 +130,20 @@ pub struct Store {
     /// What happened up to here can no longer be watched.
     compacted: u64,
     made: u64,
+    /// Resources whose default status is not stored yet.
+    untouched: BTreeSet<Key>,
 }
 
 impl Default for Store {
     fn default() -> Self {
-        Self { version: 1000, objects: BTreeMap::new(), history: Vec::new(), compacted: 0, made: 0 }
+        Self {
+            version: 1000,
+            objects: BTreeMap::new(),
+            history: Vec::new(),
+            compacted: 0,
+            made: 0,
+            untouched: BTreeSet::new(),
+        }
     }
 }
 
@@ -189,6 +202,7 @@ impl Store {
             object["metadata"]["generation"] = json!(1);
             // The status of a new object is the schema's default, whatever was sent.
             object["status"] = json!({"observedGeneration": -1});
+            self.untouched.insert(key.clone());
         }
         Ok(self.commit(key, "ADDED", object))
     }
@@ -203,7 +217,7 @@ impl Store {
         if named.as_str().is_some_and(|version| !version.is_empty()) && named != of(&old, "resourceVersion") {
             return Err(Failure::conflict("the object has been modified; please apply your changes to the latest"));
         }
-        if of(&new, "uid") != of(&old, "uid") {
+        if part == Part::Main && of(&new, "uid") != of(&old, "uid") {
             return Err(Failure::new(422, "Invalid", "metadata.uid: field is immutable"));
         }
         let mut next = old.value.clone();
@@ -233,7 +247,8 @@ impl Store {
             }
         }
         prune(&mut next);
-        if next == old.value {
+        // A default that was only shown so far is stored with the first write.
+        if !self.untouched.remove(key) && next == old.value {
             return Ok(old);
         }
         Ok(self.commit(key.clone(), "MODIFIED", next))
