@@ -20,4 +20,5 @@ mod operator;
 mod resource;
 mod run;
 mod runtime;
+mod sim;
 mod testbed;
