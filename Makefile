@@ -3,11 +3,13 @@
 CARGO ?= cargo
 MANIFEST ?= examples/boot.yaml
 CASES ?= 20000
+SOAK_KILLS ?= 500
+SOAK_SECONDS ?= 1800
 BEGAN := $(shell date +%s)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test lint format clippy unit it testbed servers python generate fuzz guards deny clean
+.PHONY: help run test lint format clippy unit it faults testbed servers python generate fuzz guards soak bench bench-peers deny clean
 
 # $(call stage,what it does,command): says so, runs it, and says how long it took.
 define stage
@@ -17,12 +19,12 @@ define stage
 endef
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## Run a manifest on this machine: no cluster, no NATS (MANIFEST=examples/boot.yaml)
 	$(CARGO) run --release -- run $(MANIFEST)
 
-test: format testbed clippy unit it ## Everything: the test bed, lints, unit tests, model and real-server tests
+test: format testbed clippy unit it faults ## Everything: the test bed, lints, unit tests, model and real-server tests
 	@printf '\n==> all passed in %d s\n' "$$(( $$(date +%s) - $(BEGAN) ))"
 
 lint: format clippy ## Formatting and lints, no warning allowed
@@ -38,7 +40,10 @@ unit: ## The tests beside the code and the examples in its documentation: no ser
 	$(call stage,run the examples of the documentation,$(CARGO) test --quiet --doc)
 
 it: testbed ## The model tests, and the tests on real servers
-	$(call stage,run the model tests and those on real servers,$(CARGO) test --quiet --test it)
+	$(call stage,run the model tests and those on real servers,$(CARGO) test --quiet --test it -- --skip faults::)
+
+faults: testbed ## Kill, stop and cut off the real processes in mid-run; prints what came of each
+	$(call stage,make faults in mid-run,$(CARGO) test --quiet --test it faults:: -- --test-threads 4)
 
 testbed: servers python ## Build the real servers and the Python environment; does nothing when they are there
 
@@ -59,6 +64,15 @@ fuzz: ## The property and model tests with many more cases, optimised (CASES=200
 
 guards: ## Break every guard of the engine, one at a time, and demand that the model test notices
 	$(call stage,break the guards one at a time,tests/guards.py)
+
+bench: servers ## How fast we are, on real servers, beside Argo where it was built (BENCH="--quick walk"); some 40 minutes
+	$(call stage,measure on a machine that should be quiet,benches/run $(BENCH))
+
+bench-peers: ## Build Argo's own controller for `make bench`: ten to twenty minutes, at the lowest priority
+	$(call stage,build the peers,benches/peers/build)
+
+soak: testbed ## The long form: the operator killed 500 times within 30 minutes (SOAK_KILLS=500 SOAK_SECONDS=1800)
+	$(call stage,kill the operator $(SOAK_KILLS) times within $(SOAK_SECONDS) s,PMP_SOAK_KILLS=$(SOAK_KILLS) PMP_SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --quiet --test it faults::soak::)
 
 deny: ## Licences, bans and advisories of the dependencies (needs cargo-deny)
 	$(call stage,check the dependencies,$(CARGO) deny check)

@@ -56,6 +56,10 @@ impl Responder {
     }
 
     async fn respond(&self, message: InboundMessage) {
+        // Late reports of a session that has ended come by the hundred, and change nothing any more.
+        if matches!(message.body, InboundBody::Ack(_) | InboundBody::State(_)) {
+            return;
+        }
         // No reply for sessions that are not ours: another operator may have them.
         let Some(object) = self.object_of(&message.session) else { return };
         match &message.body {
@@ -71,13 +75,14 @@ impl Responder {
                     self.reply(&message, answers::diff(&object, &last, &spec)).await;
                 }
             }
-            // Reports for a session that does not run change nothing any more.
             _ => {}
         }
     }
 
     fn object_of(&self, session: &SessionId) -> Option<Arc<PhaseManifest>> {
-        let is_it = |object: &PhaseManifest| Claim::of(object).is_some_and(|claim| claim.session_id == *session);
+        let is_it = |object: &PhaseManifest| {
+            Claim::may_be_to(object, session) && Claim::of(object).is_some_and(|claim| claim.session_id == *session)
+        };
         self.objects.iter().find_map(|objects| objects.find(is_it))
     }
 

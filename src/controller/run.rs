@@ -65,7 +65,7 @@ pub enum Error {
 pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error> {
     let bus = options.bus.clone();
     let inbound = Inbound::run(bus.clone(), options.prefix.clone(), options.origin.clone()).await?;
-    let events = Events::start(options.client.clone(), &options.process);
+    let events = Events::start(options.client.clone(), &options.process, options.clock);
     let roster = Roster::default();
     let (passed_on, passed_on_out) = mpsc::channel(PASSED_ON_MAX);
     let voice = Voice {
@@ -190,16 +190,18 @@ async fn drive(
     let (mut results, mut unfilled) = (std::pin::pin!(results), std::pin::pin!(unfilled));
     loop {
         tokio::select! {
+            // In a fixed order, so that a simulation can be replayed; the beat before the results, which may never pause.
+            biased;
             () = &mut unfilled => return,
+            _ = beats.tick() => {
+                beat.tick();
+                swept.sweep();
+            }
             result = results.next() => match result {
                 Some(Ok((object, _))) => tracing::trace!(resource = %object, "reconciled"),
                 Some(Err(error)) => tracing::debug!(%error, "a reconcile did not end well"),
                 None => return,
             },
-            _ = beats.tick() => {
-                beat.tick();
-                swept.sweep();
-            }
         }
     }
 }
@@ -227,7 +229,7 @@ async fn guard(
         Ok(Err(error)) => Err(error),
         Err(_) => {
             tracing::error!(resource = object.name_any(), "reconciling panicked; the object is set aside");
-            set_aside(&context.client, &object, "reconciling it hit a defect of the operator").await;
+            set_aside(&context.client, &object, "reconciling it hit a defect of the operator", context.clock).await;
             Ok(Action::await_change())
         }
     }
@@ -255,7 +257,7 @@ fn after_failure(
     if count == FAILURES_MAX {
         let (context, object) = (Arc::clone(context), object.clone());
         let why = format!("reconciling it keeps failing with {}", error.reason());
-        tokio::spawn(async move { set_aside(&context.client, &object, &why).await });
+        tokio::spawn(async move { set_aside(&context.client, &object, &why, context.clock).await });
     }
     Action::requeue(PAUSE_INITIAL.saturating_mul(1 << count.saturating_sub(1).min(16)).min(PAUSE_MAX))
 }

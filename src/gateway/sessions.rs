@@ -226,7 +226,7 @@ impl Sessions {
             return revision::live(&self.client, object).await.ok().flatten().map(|plan| self.keep(plan));
         };
         let phases = phases.clone();
-        let read = tokio::task::spawn_blocking(move || from_values(&phases, OtherKinds::Refuse)).await;
+        let read = tokio::task::spawn_blocking(move || from_values(&phases.values(), OtherKinds::Refuse)).await;
         read.ok()?.ok().map(|(plan, _)| self.keep(plan))
     }
 

@@ -68,7 +68,8 @@ pub struct Ignored {
 ///
 /// Linear in the text, bounded by [`super::limits`], and never panics, whatever the bytes.
 pub fn parse(text: &[u8], format: Format, others: OtherKinds) -> Result<Document, Vec<Problem>> {
-    let (root, language) = source::read(text, format).map_err(|problem| vec![problem])?;
+    let room = source::Room::new();
+    let (root, language) = source::read(&room, text, format).map_err(|problem| vec![problem])?;
     let mut findings = Findings::default();
     let document = document(&mut findings, &root, others);
     let listed = findings.into_listed();
@@ -88,7 +89,8 @@ pub fn from_values(phases: &[Value], others: OtherKinds) -> Result<(Plan, Vec<Ig
     let mut findings = Findings::default();
     let (spec, mut read) = (Path::ROOT.key("spec"), None);
     let path = spec.key("phases");
-    match source::from_values(phases) {
+    let room = source::Room::new();
+    match source::from_values(&room, phases) {
         Ok(node) => {
             if let Tree::List(items) = &node.tree {
                 read = manifest(&mut findings, items, &node, &path, others);
@@ -127,7 +129,7 @@ fn document(findings: &mut Findings, root: &Node<'_>, others: OtherKinds) -> Opt
 
 fn looks_like_resource(entries: &[Entry<'_>]) -> bool {
     entries.iter().any(|entry| entry.key == "apiVersion" || entry.key == "metadata")
-        || entries.iter().any(|entry| matches!(&entry.value.tree, Tree::Text(text) if text == "PhaseManifest"))
+        || entries.iter().any(|entry| matches!(&entry.value.tree, Tree::Text(text) if *text == "PhaseManifest"))
 }
 
 /// A whole resource. Its own fields are Kubernetes', which has one spelling; only what is in `phases` is forgiven.
@@ -140,7 +142,7 @@ fn resource(findings: &mut Findings, root: &Node<'_>, entries: &[Entry<'_>], oth
             continue;
         };
         match &entry.value.tree {
-            Tree::Text(text) if text == wanted => {}
+            Tree::Text(text) if *text == wanted => {}
             Tree::Text(text) => {
                 let message = format!("`{name}` is {}", quoted(text));
                 let reason = if name == "kind" { Reason::NotAManifest } else { Reason::BadValue };

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
@@ -156,6 +156,22 @@ impl Nats {
     /// Ends it as a crash does.
     pub fn kill(&self) {
         drop(self.slot().take());
+    }
+
+    /// Sends the server a signal, such as STOP to make it hang and CONT to let it go on.
+    pub fn signal(&self, signal: Signal) {
+        self.slot().as_mut().expect("only a running server is sent a signal").signal(signal);
+    }
+
+    /// Throws away all that JetStream has stored, as a lost disk does. Only while the server is not running.
+    pub fn wipe_store(&self) {
+        assert!(self.slot().is_none(), "a running server writes its store anew");
+        fs::remove_dir_all(self.config.with_file_name("store")).expect("a server with JetStream has a store");
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
     /// The server's process id.

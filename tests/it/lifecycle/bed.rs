@@ -67,10 +67,15 @@ impl Bed {
 
     /// A copy of the Python runtime that takes everything, as soon as it listens.
     pub async fn runtime(&self, name: &str) -> Process {
+        self.runtime_with(name, &[]).await
+    }
+
+    /// The same with more arguments; of two that say the same the later one holds.
+    pub async fn runtime_with(&self, name: &str, arguments: &[&str]) -> Process {
         let mut command = Command::new(python());
         command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/runtime.py"));
         command.args(["--nats", &self.nats_url, "--prefix", &self.prefix, "--name", name, "--allow-exec"]);
-        command.args(["--concurrency", "8"]);
+        command.args(["--concurrency", "8"]).args(arguments);
         Self::listening(name, &command).await
     }
 
@@ -135,7 +140,8 @@ impl Bed {
         self.until(name, &format!("{id} is {state}"), |status| phase_state(status, id) == state).await
     }
 
-    fn file(&self, name: &str) -> String {
+    /// In the test's directory.
+    pub fn file(&self, name: &str) -> String {
         self.dir.join(name).to_str().expect("the scratch directory is text").to_owned()
     }
 

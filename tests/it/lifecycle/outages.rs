@@ -44,10 +44,7 @@ async fn a_nats_server_that_was_away_in_mid_run_costs_time_and_nothing_else() {
 #[tokio::test]
 async fn an_api_server_that_hangs_in_mid_run_holds_no_phase_up() {
     let cluster = own_cluster().await;
-    let crd = concat!(env!("CARGO_MANIFEST_DIR"), "/crds/phasemanifests.yaml");
-    assert!(cluster.kubectl(&["apply", "--server-side", "-f", crd]).await.status.success());
-    let established = ["wait", "--for=condition=Established", "--timeout=60s", "crd/phasemanifests.pmp.dev"];
-    assert!(cluster.kubectl(&established).await.status.success());
+    crate::resource::teach(&cluster).await;
     let bed = Bed::on(&cluster, &shared_nats().await.url, "api-hung").await;
     let _runtime = bed.runtime("one").await;
     // Eight of them outlast the five seconds that a call to the API server is given.
