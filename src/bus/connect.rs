@@ -42,7 +42,7 @@ impl ConnectOptions {
             name: "pmp".to_owned(),
             auth: Auth::None,
             tls: Tls::default(),
-            inbox_prefix: format!("_INBOX_pmp_{:016x}", rand::rng().next_u64()),
+            inbox_prefix: format!("_INBOX_pmp.{:016x}", rand::rng().next_u64()),
             ping_interval: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(5),
             queue_messages_max: QUEUE_MESSAGES_MAX,

@@ -8,6 +8,7 @@
 
 mod connect;
 mod inbound;
+mod jetstream;
 mod link;
 mod memory;
 mod message;
@@ -15,6 +16,7 @@ mod nats;
 mod proof;
 mod replies;
 mod stream;
+pub mod streams;
 mod subject;
 mod transport;
 
@@ -31,7 +33,8 @@ use tokio::sync::watch;
 
 pub use connect::{Auth, ConnectOptions, Secret, Tls};
 pub use inbound::{
-    Arrival, CHANNELS, Counters, Inbound, InboundBody, InboundHandle, InboundMessage, Origin, Ready, Sink,
+    Arrival, CHANNELS, Counters, Inbound, InboundBody, InboundHandle, InboundMessage, Keeping, Origin, Place, Ready,
+    Sink,
 };
 pub use link::{Link, LinkState};
 pub use message::{Headers, Message};

@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use super::{
-    Answer, CALL_TIMEOUT, ConnectOptions, Error, Headers, Link, LinkState, Message, Source, Transport, proof,
+    Answer, CALL_TIMEOUT, ConnectOptions, Error, Headers, Link, LinkState, Message, Source, Storage, Transport, proof,
     replies::Replies,
 };
 
@@ -113,7 +113,7 @@ impl Connection {
         }
     }
 
-    async fn listen(&self, pattern: &str, queue: Option<&str>) -> Result<Source, Error> {
+    async fn listen(&self, pattern: &str, queue: Option<&str>) -> Result<async_nats::Subscriber, Error> {
         let subscribe = async {
             match queue {
                 None => self.client.subscribe(pattern.to_owned()).await,
@@ -121,7 +121,7 @@ impl Connection {
             }
         };
         match tokio::time::timeout(CALL_TIMEOUT, subscribe).await {
-            Ok(Ok(subscriber)) => Ok(Box::pin(subscriber.map(message_in))),
+            Ok(Ok(subscriber)) => Ok(subscriber),
             Ok(Err(error)) => Err(match error.kind() {
                 async_nats::SubscribeErrorKind::Other => Error::Closed,
                 _ => Error::Pattern { pattern: pattern.to_owned() },
@@ -130,7 +130,31 @@ impl Connection {
         }
     }
 
-    async fn ask(&self, mut message: Message, timeout: Duration) -> Result<Message, Error> {
+    /// Messages as the client hands them over, those of the server itself among them.
+    pub(super) async fn raw(&self, subject: &str) -> Result<async_nats::Subscriber, Error> {
+        self.listen(subject, None).await
+    }
+
+    /// To read what JetStream writes beside a message.
+    pub(super) fn jetstream(&self) -> async_nats::jetstream::Context {
+        async_nats::jetstream::new(self.client.clone())
+    }
+
+    async fn ask(&self, message: Message, timeout: Duration) -> Result<Message, Error> {
+        let subject = message.subject.clone();
+        let reply = self.request_raw(message, timeout).await?;
+        match reply.status {
+            Some(StatusCode::NO_RESPONDERS) => Err(Error::NoResponders { subject }),
+            _ => Ok(message_in(reply)),
+        }
+    }
+
+    /// The answer as the client hands it over: also one of the server itself, which says in its status that there is none.
+    pub(super) async fn request_raw(
+        &self,
+        mut message: Message,
+        timeout: Duration,
+    ) -> Result<async_nats::Message, Error> {
         let subject = message.subject.clone();
         let deadline = Instant::now() + timeout;
         self.check_up_and_size(&message)?;
@@ -148,8 +172,7 @@ impl Connection {
             subject = proof::denial(Some(self.notes.denied.subscribe()), &watched) => return Err(Error::Denied { subject }),
         };
         match reply {
-            Ok(Some(reply)) if reply.status == Some(StatusCode::NO_RESPONDERS) => Err(Error::NoResponders { subject }),
-            Ok(Some(reply)) => Ok(message_in(reply)),
+            Ok(Some(reply)) => Ok(reply),
             Ok(None) => Err(Error::Closed),
             Err(_) => Err(Error::Timeout { subject }),
         }
@@ -174,7 +197,10 @@ impl Transport for Connection {
     }
 
     fn subscribe<'a>(&'a self, pattern: &'a str, queue: Option<&'a str>) -> Answer<'a, Source> {
-        Box::pin(self.listen(pattern, queue))
+        Box::pin(async move {
+            let messages: Source = Box::pin(self.listen(pattern, queue).await?.map(message_in));
+            Ok(messages)
+        })
     }
 
     fn request(&self, message: Message, timeout: Duration) -> Answer<'_, Message> {
@@ -196,9 +222,13 @@ impl Transport for Connection {
     fn denied(&self) -> Option<watch::Receiver<BTreeSet<String>>> {
         Some(self.notes.denied.subscribe())
     }
+
+    fn storage(&self) -> Option<&dyn Storage> {
+        Some(self)
+    }
 }
 
-fn message_in(message: async_nats::Message) -> Message {
+pub(super) fn message_in(message: async_nats::Message) -> Message {
     let mut headers: Vec<(String, String)> = message
         .headers
         .iter()

@@ -3,7 +3,7 @@
 //! A stream is a buffer and never the truth: it may be full, emptied or gone at any moment, and whoever reads one has to
 //! go on without. So nothing here is acknowledged to the server, and nothing is ever deleted and made anew.
 
-use std::{pin::Pin, time::Duration};
+use std::{fmt, pin::Pin, time::Duration};
 
 use futures::Stream;
 use jiff::Timestamp;
@@ -15,12 +15,14 @@ use super::{Message, transport::Answer};
 pub struct StreamWish {
     /// Letters, digits, `_` and `-`.
     pub name: String,
+    /// Whose it is: a stream of that name without this mark is left as it is, and used only if it has the subjects.
+    pub owner: String,
     pub description: String,
     /// Patterns; no two streams of a server may share a subject.
     pub subjects: Vec<String>,
     /// Older messages go; `None` keeps them.
     pub age_max: Option<Duration>,
-    /// Of all messages together; the oldest go first.
+    /// Of all messages together; the oldest go first. Less, where the server has less to give.
     pub bytes_max: Option<u64>,
     /// Of one subject; the oldest go first.
     pub messages_per_subject_max: Option<u64>,
@@ -34,7 +36,7 @@ pub struct StreamWish {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamFacts {
     pub name: String,
-    /// When it was made: a stream of another time is another one, whatever its name.
+    /// When it was made, in whole milliseconds: a stream of another time is another one, whatever its name.
     pub created: Timestamp,
     /// Of the oldest message that is kept; one more than `last` when none is.
     pub first: u64,
@@ -66,14 +68,22 @@ pub enum Begin {
 pub struct Stored {
     pub sequence: u64,
     pub at: Timestamp,
-    /// Messages behind this one that match, when it was sent.
-    pub pending: u64,
     pub message: Message,
 }
 
 /// Stored messages in order, without a gap. It ends with an error when one would be missing, or when nothing can be said
 /// any more (connection lost, consumer or stream gone, silence for too long); whoever reads begins again behind the last.
-pub type Reading = Pin<Box<dyn Stream<Item = Result<Stored, super::Error>> + Send>>;
+pub struct Reading {
+    /// Messages that matched when the reading began: after so many, the past is read.
+    pub pending: u64,
+    pub messages: Pin<Box<dyn Stream<Item = Result<Stored, super::Error>> + Send>>,
+}
+
+impl fmt::Debug for Reading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reading").field("pending", &self.pending).finish_non_exhaustive()
+    }
+}
 
 /// What a bus can do with streams. Every call ends within [`super::CALL_TIMEOUT`]; [`super::Error::NoStorage`] says that
 /// the server has none now.
@@ -102,6 +112,6 @@ pub trait Storage: Send + Sync {
     /// The newest message of the subject.
     fn last<'a>(&'a self, stream: &'a str, subject: &'a str) -> Answer<'a, Option<Stored>>;
 
-    /// Removes what matches the pattern.
-    fn purge<'a>(&'a self, stream: &'a str, pattern: &'a str) -> Answer<'a, ()>;
+    /// Removes what matches the pattern and stands before this place.
+    fn purge<'a>(&'a self, stream: &'a str, pattern: &'a str, before: u64) -> Answer<'a, ()>;
 }

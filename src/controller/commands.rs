@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::call::{self, call, name, namespace};
 use crate::{
-    bus::{InboundBody, InboundMessage, Origin},
+    bus::{InboundBody, InboundMessage, Origin, Place, Position},
     manifest::PhaseId,
     protocol::{Command, ControlMessage},
     resource::{PhaseManifest, Request, RequestAction, Shutdown},
@@ -28,21 +28,59 @@ const REQUESTS_MAX: usize = 64;
 /// Writers that may come in between, one after the other.
 const CONFLICTS_MAX: u32 = 8;
 
+/// On the resource: where in the stream of reports the last command from there stood, `<created>/<sequence>/<stream>`.
+pub const LAST_PLACE_ANNOTATION: &str = "pmp.dev/last-command-place";
+
 /// One command as it came: names it for good, so that carrying it out twice is carrying it out once.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CommandId(String);
+pub struct CommandId {
+    name: String,
+    place: Option<Place>,
+}
 
 impl CommandId {
-    /// A new one: for each arrival, since NATS without JetStream delivers at most once and gives messages no names.
-    pub fn fresh() -> Self {
-        Self(format!("{:032x}", rand::random::<u128>()))
+    /// Of a message as it came: a place in a stream is a name for good.
+    pub fn of_message(message: &InboundMessage) -> Self {
+        match &message.place {
+            Some(place) => Self { place: Some(place.clone()), ..Self::of(&written_place(place)) },
+            None => Self::fresh(),
+        }
     }
 
-    /// Of a message that has a name of its own, such as its Msg-Id or its place in a stream.
+    /// A new one: for each arrival, since NATS without JetStream delivers at most once and gives messages no names.
+    pub fn fresh() -> Self {
+        Self { name: format!("{:032x}", rand::random::<u128>()), place: None }
+    }
+
+    /// Of a request that has a name of its own.
     pub fn of(message_name: &str) -> Self {
         let bits = Sha256::digest(message_name)[..16].iter().fold(0_u128, |bits, &byte| bits << 8 | u128::from(byte));
-        Self(format!("{bits:032x}"))
+        Self { name: format!("{bits:032x}"), place: None }
     }
+
+    /// Whether the command at this place was obeyed already, or is older than what runs.
+    fn is_past(&self, object: &PhaseManifest) -> bool {
+        let Some(place) = &self.place else { return false };
+        let created = object.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        let started = object.status.as_ref().and_then(|status| status.started_at.as_ref()).map(|at| at.get());
+        let began = created.into_iter().chain(started).max();
+        let last = object.metadata.annotations.as_ref().and_then(|all| all.get(LAST_PLACE_ANNOTATION));
+        began.is_some_and(|began| place.at < began) || last.is_some_and(|last| is_behind(&place.position, last))
+    }
+}
+
+fn written_place(place: &Place) -> String {
+    let Position { stream, created, sequence } = &place.position;
+    format!("{}/{sequence}/{stream}", created.as_millisecond())
+}
+
+/// Whether the position is at or before one that was written.
+fn is_behind(position: &Position, written: &str) -> bool {
+    let mut parts = written.splitn(3, '/');
+    let (created, sequence, stream) = (parts.next(), parts.next(), parts.next());
+    created == Some(position.created.as_millisecond().to_string().as_str())
+        && stream == Some(position.stream.as_str())
+        && sequence.and_then(|sequence| sequence.parse().ok()).is_some_and(|last: u64| position.sequence <= last)
 }
 
 /// What became of a command.
@@ -109,12 +147,15 @@ pub async fn obey(
         if fresh.metadata.uid != object.metadata.uid || fresh.metadata.deletion_timestamp.is_some() {
             return Ok(Obeyed::NothingToDo);
         }
+        if id.is_past(&fresh) {
+            return Ok(Obeyed::NothingToDo);
+        }
         let spec = match change(&fresh, control, id) {
             Ok(Some(spec)) => spec,
             Ok(None) => return Ok(Obeyed::NothingToDo),
             Err(why) => return Ok(Obeyed::Refused(why)),
         };
-        let patch = json!({
+        let mut patch = json!({
             "metadata": {
                 "resourceVersion": fresh.metadata.resource_version,
                 "uid": fresh.metadata.uid,
@@ -122,6 +163,9 @@ pub async fn obey(
             },
             "spec": spec,
         });
+        if let Some(place) = &id.place {
+            patch["metadata"]["annotations"][LAST_PLACE_ANNOTATION] = written_place(place).into();
+        }
         let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
         match call("write the command into the resource", api.patch(name(object), &params, &patch)).await {
             Ok(_) => return Ok(Obeyed::Written),
@@ -166,7 +210,7 @@ fn change(object: &PhaseManifest, control: &ControlMessage, id: &CommandId) -> R
         (None, _) => return Err(format!("{} names no phase: add x-phaseId", control.command.as_str())),
         (Some(phase), _) => Some(phase.as_str().to_owned()),
     };
-    let request = Request { token: format!("bus-{}", id.0), action, phase };
+    let request = Request { token: format!("bus-{}", id.name), action, phase };
     with_request(object, &request)
 }
 
@@ -189,6 +233,8 @@ fn with_request(object: &PhaseManifest, request: &Request) -> Result<Option<Valu
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
     use crate::{
         protocol::SessionId,
@@ -280,13 +326,29 @@ mod tests {
     }
 
     #[test]
+    fn a_command_from_the_stream_is_obeyed_once_and_never_after_an_edit_that_is_newer() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let place = |sequence, second| {
+            let position = Position { stream: "reports".to_owned(), created: at(1), sequence };
+            CommandId { place: Some(Place { position, at: at(second) }), ..CommandId::of("x") }
+        };
+        let mut object = object(json!({}), &[]);
+        object.metadata.annotations = Some([(LAST_PLACE_ANNOTATION.to_owned(), "1000/7/reports".to_owned())].into());
+        assert!(place(7, 20).is_past(&object) && place(6, 20).is_past(&object));
+        assert!(!place(8, 20).is_past(&object));
+        object.status.as_mut().unwrap().started_at = Some(at(30).into());
+        assert!(place(8, 20).is_past(&object), "the revision is newer");
+        assert!(!place(8, 31).is_past(&object));
+        let other = Position { stream: "reports".to_owned(), created: at(2), sequence: 3 };
+        assert!(!is_behind(&other, "1000/7/reports"), "another stream of that name");
+        assert!(!CommandId::fresh().is_past(&object));
+    }
+
+    #[test]
     fn what_an_operator_said_is_no_command() {
-        let said = |origin| InboundMessage {
-            session: SessionId::new("s").unwrap(),
-            origin,
-            body: InboundBody::Control(control(Command::Pause, None)),
-            reply: None,
-            traceparent: None,
+        let said = |origin| {
+            let body = InboundBody::Control(control(Command::Pause, None));
+            InboundMessage::new(SessionId::new("s").unwrap(), origin, body)
         };
         assert!(command(&said(Origin::None)).is_some());
         assert!(command(&said(Origin::Own)).is_none());

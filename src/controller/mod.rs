@@ -21,6 +21,7 @@ pub mod revision;
 mod roster;
 mod run;
 mod standing;
+mod sweep;
 
 pub use options::{Options, Scope, Selector, SelectorError};
 pub use run::{Error, run};

@@ -27,7 +27,7 @@ use super::{
     standing,
 };
 use crate::{
-    bus::{Bus, InboundHandle},
+    bus::{Bus, InboundHandle, Position},
     engine::{Edit, Keep, Session, Verdict},
     manifest::{ExternalWait, Plan},
     protocol::Prefix,
@@ -309,6 +309,7 @@ impl Context {
             generation,
             orders: vec![order],
             past: if status_revision(&fresh).is_some() { Past::Stored } else { Past::None },
+            position: position(&fresh),
             clock: self.clock,
         };
         let listener = self.voice.of(&fresh);
@@ -493,6 +494,13 @@ fn due(object: &PhaseManifest) -> Option<Timestamp> {
 /// The revision that has started; nothing before the first, and after a dry run.
 fn status_revision(object: &PhaseManifest) -> Option<u64> {
     u64::try_from(object.status.as_ref()?.revision?).ok()
+}
+
+/// Up to where the stored status knows the stream of reports.
+fn position(object: &PhaseManifest) -> Option<Position> {
+    let bus = object.status.as_ref()?.bus.as_ref()?;
+    let sequence = u64::try_from(bus.sequence).ok()?;
+    Some(Position { stream: bus.stream.clone(), created: bus.created.as_ref()?.get(), sequence })
 }
 
 /// Whether the other manifest's status says that the phase is done.

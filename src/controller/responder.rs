@@ -45,7 +45,7 @@ impl Responder {
                 Some(message) = passed_on.recv() => message,
                 Some(arrival) = rest.next() => match arrival {
                     Arrival::Message(message) => *message,
-                    Arrival::Missed => continue,
+                    Arrival::Missed | Arrival::CaughtUp => continue,
                 },
                 else => return,
             };
@@ -82,7 +82,7 @@ impl Responder {
 
     async fn obey(&self, object: &PhaseManifest, message: &InboundMessage) {
         let Some(control) = commands::command(message) else { return };
-        match commands::obey(&self.client, object, control, &CommandId::fresh(), &self.connection).await {
+        match commands::obey(&self.client, object, control, &CommandId::of_message(message), &self.connection).await {
             Ok(Obeyed::Refused(why)) => tracing::warn!(resource = name(object), why, "a command was refused"),
             Ok(_) => {}
             Err(error) => tracing::warn!(resource = name(object), %error, "a command was not carried out"),

@@ -30,9 +30,10 @@ use super::{
     reconcile::{self, Context, reconcile, set_aside},
     responder::Responder,
     roster::Roster,
+    sweep::Sweep,
 };
 use crate::{
-    bus::{self, Inbound},
+    bus::{self, Bus, Inbound, InboundHandle},
     resource::{Holder, PhaseManifest},
     sessions::{Keeper, Origin},
 };
@@ -50,6 +51,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(8);
 const PASSED_ON_MAX: usize = 1024;
 /// A watch that hears nothing for so long is made anew; below what load balancers cut (240 s).
 const WATCH_SECONDS: u32 = 200;
+/// Between two looks whether the caches are filled.
+const LOOK: Duration = Duration::from_millis(500);
 /// Between two signs of life of the loop; the process counts as stuck after 60 s without.
 const BEAT: Duration = Duration::from_secs(5);
 
@@ -100,6 +103,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
         loops.push(drive(watch, woken, objects.clone(), context, options.heart.clone(), filled, stop.clone()));
         stores.push(objects);
     }
+    let sweeper = tokio::spawn(sweep_when_filled(&options, &stores, &bus, &inbound));
     let responder = Responder {
         client: options.client.clone(),
         bus: bus.clone(),
@@ -110,6 +114,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
     let responder = tokio::spawn(responder.run(passed_on_out, inbound.register_rest()));
     join_all(loops).await;
     responder.abort();
+    sweeper.abort();
     stop_sessions(&roster).await;
     events.flush(Duration::from_secs(2)).await;
     Ok(())
@@ -122,6 +127,33 @@ fn apis(options: &Options) -> Vec<Api<PhaseManifest>> {
         Scope::Namespaces(namespaces) => {
             namespaces.iter().map(|namespace| Api::namespaced(options.client.clone(), namespace)).collect()
         }
+    }
+}
+
+/// Nothing, unless this operator knows all resources there are.
+fn sweep_when_filled(
+    options: &Options,
+    stores: &[Store<PhaseManifest>],
+    bus: &Bus,
+    inbound: &InboundHandle,
+) -> impl Future<Output = ()> + Send + 'static + use<> {
+    let is_all = options.scope == Scope::AllNamespaces && options.selector.is_none();
+    let sweep = stores.first().filter(|_| is_all).map(|objects| Sweep {
+        bus: bus.clone(),
+        inbound: inbound.clone(),
+        prefix: options.prefix.clone(),
+        origin: options.origin.clone(),
+        objects: objects.clone(),
+    });
+    let heart = options.heart.clone();
+    async move {
+        let Some(sweep) = sweep else { return };
+        // The caches tell nobody else when they are filled.
+        let mut looks = interval(LOOK);
+        while !heart.awaited().is_empty() {
+            looks.tick().await;
+        }
+        sweep.run().await;
     }
 }
 

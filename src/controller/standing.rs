@@ -13,7 +13,7 @@ use super::call::{Error, call, name, namespace};
 use crate::{
     engine::Availability,
     manifest::Plan,
-    resource::{Moment, PhaseManifest, STATUS_SCHEMA, Situation, conditions},
+    resource::{BusStanding, Moment, PhaseManifest, STATUS_SCHEMA, Situation, conditions},
 };
 
 /// Writes the situation, unless it stands there already.
@@ -62,7 +62,14 @@ async fn patch(client: &Client, object: &PhaseManifest, situation: &Situation, m
     more["observedGeneration"] = json!(generation);
     more["state"] = json!(situation.state());
     more["message"] = json!(situation.message());
-    more["conditions"] = json!(conditions(situation, availability, &status.conditions, generation, Timestamp::now()));
+    more["conditions"] = json!(conditions(
+        situation,
+        availability,
+        &BusStanding::Unknown,
+        &status.conditions,
+        generation,
+        Timestamp::now()
+    ));
     let api: Api<PhaseManifest> = Api::namespaced(client.clone(), namespace(object));
     let patch = json!({
         "metadata": {"resourceVersion": object.metadata.resource_version, "uid": object.metadata.uid},

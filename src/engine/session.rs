@@ -219,6 +219,11 @@ impl Session {
         &self.settings
     }
 
+    /// When the revision started.
+    pub fn started_at(&self) -> Timestamp {
+        self.started_at
+    }
+
     pub fn revision(&self) -> u64 {
         self.revision
     }

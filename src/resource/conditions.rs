@@ -32,10 +32,12 @@ pub enum ConditionType {
     Completed,
     /// Somebody answers offers.
     RuntimeAvailable,
+    /// The bus is heard, and keeps reports or not. Absent before that is known, and after the verdict.
+    BusReady,
 }
 
 impl ConditionType {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Accepted,
         Self::Ready,
         Self::Reconciling,
@@ -43,6 +45,7 @@ impl ConditionType {
         Self::Succeeded,
         Self::Completed,
         Self::RuntimeAvailable,
+        Self::BusReady,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -54,6 +57,7 @@ impl ConditionType {
             Self::Succeeded => "Succeeded",
             Self::Completed => "Completed",
             Self::RuntimeAvailable => "RuntimeAvailable",
+            Self::BusReady => "BusReady",
         }
     }
 }
@@ -88,10 +92,19 @@ pub enum ConditionReason {
     NothingOffered,
     RuntimeAnswers,
     OfferUnanswered,
+    /// Of BusReady, when True: reports are kept in a stream, or why not.
+    JetStream,
+    NoJetStream,
+    ForeignStream,
+    StreamFailed,
+    /// Of BusReady, when False.
+    BusDisconnected,
+    BusTimeout,
+    PermissionDenied,
 }
 
 impl ConditionReason {
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 32] = [
         Self::Valid,
         Self::InvalidManifest,
         Self::InvalidSpec,
@@ -117,6 +130,13 @@ impl ConditionReason {
         Self::NothingOffered,
         Self::RuntimeAnswers,
         Self::OfferUnanswered,
+        Self::JetStream,
+        Self::NoJetStream,
+        Self::ForeignStream,
+        Self::StreamFailed,
+        Self::BusDisconnected,
+        Self::BusTimeout,
+        Self::PermissionDenied,
     ];
 
     /// One PascalCase word.
@@ -147,6 +167,13 @@ impl ConditionReason {
             Self::NothingOffered => "NothingOffered",
             Self::RuntimeAnswers => "RuntimeAnswers",
             Self::OfferUnanswered => "OfferUnanswered",
+            Self::JetStream => "JetStream",
+            Self::NoJetStream => "NoJetStream",
+            Self::ForeignStream => "ForeignStream",
+            Self::StreamFailed => "StreamFailed",
+            Self::BusDisconnected => "BusDisconnected",
+            Self::BusTimeout => "BusTimeout",
+            Self::PermissionDenied => "PermissionDenied",
         }
     }
 }
@@ -238,6 +265,17 @@ pub enum Situation {
     Cancelled,
 }
 
+/// How the session's bus stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum BusStanding {
+    #[default]
+    Unknown,
+    /// Everything is heard. The reason says whether a stream keeps reports.
+    Ready { reason: ConditionReason, message: String },
+    /// Nothing is offered before it is heard again.
+    Down { reason: ConditionReason, message: String },
+}
+
 /// What kstatus and people make of a situation: one row of the table in the design.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Standing {
@@ -325,7 +363,7 @@ impl Situation {
     }
 
     /// The table: what a type of condition says now; absent where the resource is to have no such condition.
-    fn status(&self, kind: ConditionType, availability: Availability) -> Option<&'static str> {
+    fn status(&self, kind: ConditionType, availability: Availability, bus: &BusStanding) -> Option<&'static str> {
         let standing = self.standing();
         let status = match kind {
             ConditionType::Accepted if matches!(self, Self::Refused { .. }) => "False",
@@ -351,6 +389,12 @@ impl Situation {
                 Availability::Available => "True",
                 Availability::Unavailable => "False",
             },
+            ConditionType::BusReady => match (standing, bus) {
+                // Nobody listens for a session that is over.
+                (Standing::Done(_) | Standing::Ended, _) | (_, BusStanding::Unknown) => return None,
+                (_, BusStanding::Ready { .. }) => "True",
+                (_, BusStanding::Down { .. }) => "False",
+            },
         };
         Some(status)
     }
@@ -363,13 +407,14 @@ impl Situation {
 pub fn conditions(
     situation: &Situation,
     availability: Availability,
+    bus: &BusStanding,
     previous: &[Condition],
     generation: i64,
     now: Timestamp,
 ) -> Vec<Condition> {
     let condition = |kind: ConditionType| {
-        let status = situation.status(kind, availability)?;
-        let (reason, message) = words(kind, situation, availability);
+        let status = situation.status(kind, availability, bus)?;
+        let (reason, message) = words(kind, situation, availability, bus);
         let unchanged = previous.iter().find(|old| old.type_ == kind.as_str() && old.status == status);
         Some(Condition {
             type_: kind.as_str().to_owned(),
@@ -384,7 +429,17 @@ pub fn conditions(
     ConditionType::ALL.into_iter().filter_map(condition).collect()
 }
 
-fn words(kind: ConditionType, situation: &Situation, availability: Availability) -> (ConditionReason, String) {
+fn words(
+    kind: ConditionType,
+    situation: &Situation,
+    availability: Availability,
+    bus: &BusStanding,
+) -> (ConditionReason, String) {
+    if let (ConditionType::BusReady, BusStanding::Ready { reason, message } | BusStanding::Down { reason, message }) =
+        (kind, bus)
+    {
+        return (*reason, cut(message.clone()));
+    }
     match (kind, situation, availability) {
         (ConditionType::Accepted, Situation::Refused { .. }, _) => (situation.reason(), situation.message()),
         (ConditionType::Accepted, ..) => (ConditionReason::Valid, "the manifest is valid".to_owned()),

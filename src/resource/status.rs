@@ -127,7 +127,7 @@ pub struct PhaseManifestStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub outbox: Vec<OutboxEntry>,
 
-    /// Accepted, Ready, Reconciling, Stalled, Succeeded, Completed and RuntimeAvailable.
+    /// Accepted, Ready, Reconciling, Stalled, Succeeded, Completed, RuntimeAvailable and BusReady.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
 }

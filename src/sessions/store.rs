@@ -5,9 +5,10 @@ use std::{future::Future, pin::Pin, sync::Arc};
 use jiff::Timestamp;
 
 use crate::{
+    bus::{Keeping, Position, Ready},
     engine::{Counts, Record, Settings},
     manifest::Plan,
-    resource::Refusal,
+    resource::{BusStanding, ConditionReason, Refusal},
 };
 
 use super::pace::Pacing;
@@ -26,8 +27,31 @@ pub struct Picture {
     pub refused: Option<Refused>,
     /// An edit waits for its word to go.
     pub staged: bool,
+    /// Up to here the stream of reports is folded into this picture.
+    pub position: Option<Position>,
+    pub bus: BusStanding,
     /// Another cluster speaks on this session.
     pub contested: bool,
+}
+
+impl From<Ready> for BusStanding {
+    fn from(ready: Ready) -> Self {
+        let reason = |reason: &str| ConditionReason::ALL.into_iter().find(|known| known.as_str() == reason);
+        match ready {
+            Ready::Yes { keeping: Keeping::Unknown, .. } => Self::Unknown,
+            Ready::Yes { keeping: Keeping::Reports, .. } => {
+                let message = "reports are heard, and kept in a stream".to_owned();
+                Self::Ready { reason: ConditionReason::JetStream, message }
+            }
+            Ready::Yes { keeping: Keeping::Nothing { reason: why, message }, .. } => {
+                let reason = reason(why).unwrap_or(ConditionReason::StreamFailed);
+                Self::Ready { reason, message: format!("reports are heard, and not kept: {message}") }
+            }
+            Ready::No { reason: why, message } => {
+                Self::Down { reason: reason(why).unwrap_or(ConditionReason::BusDisconnected), message }
+            }
+        }
+    }
 }
 
 /// Why a spec is not acted on.

@@ -17,11 +17,14 @@ use super::{
     store::{Picture, Refused, Store, StoreError},
 };
 use crate::{
-    bus::{Arrival, Bus, InboundBody, InboundHandle, InboundMessage, Message, Origin as From, Ready, Sink},
+    bus::{
+        Arrival, Bus, InboundBody, InboundHandle, InboundMessage, Keeping, Message, Origin as From, Position, Ready,
+        Sink, streams,
+    },
     engine::{AskId, Control, Edit, Input, OffersGate, Output, PhaseState, Request, Session, Settings, Shutdown},
     manifest::ExternalWait,
     protocol::{Command, Prefix, SessionId},
-    resource::Refusal,
+    resource::{BusStanding, Refusal},
 };
 
 /// Orders in flight: one an edit of the resource, and edits are coalesced by the watch that brings them.
@@ -46,6 +49,8 @@ pub struct Start {
     /// so that nobody takes the verdict on the last revision for one on this generation.
     pub orders: Vec<Order>,
     pub past: Past,
+    /// Of the last report that the session knows of, in the stream of reports.
+    pub position: Option<Position>,
     pub clock: Clock,
 }
 
@@ -166,6 +171,10 @@ pub fn spawn(bus: Bus, inbound: &InboundHandle, start: Start, store: impl Store,
         listener: Box::new(listener),
         asks: HashMap::new(),
         asked: 0,
+        sink,
+        since: start.position,
+        standing: BusStanding::Unknown,
+        proved: None,
         epoch: None,
         must_ask,
         contest: Contest::default(),
@@ -183,7 +192,7 @@ pub fn spawn(bus: Bus, inbound: &InboundHandle, start: Start, store: impl Store,
     let forgotten = CancellationToken::new();
     let ends = (stop.clone(), forgotten.clone());
     let task = tokio::spawn(async move {
-        let end = task.run(start.orders, orders_in, sink, ready, saved, ends).await;
+        let end = task.run(start.orders, orders_in, ready, saved, ends).await;
         end_to.send_replace(Some(end));
     });
     Handle { orders, stop, forgotten, end, task }
@@ -225,7 +234,13 @@ struct Task {
     /// Where askers wait for their answer.
     asks: HashMap<AskId, String>,
     asked: u64,
-    /// Of the link, at the last resync; none while we cannot be sure to hear.
+    sink: Sink,
+    /// The past is read from here on, before anything is asked or offered.
+    since: Option<Position>,
+    standing: BusStanding,
+    /// Of the link, as last proved; none while we cannot be sure to hear.
+    proved: Option<u64>,
+    /// The same at the last resync, when the past was read.
     epoch: Option<u64>,
     /// Runtimes may hold attempts that we do not know of.
     must_ask: bool,
@@ -248,7 +263,6 @@ impl Task {
         mut self,
         first: Vec<Order>,
         mut orders: mpsc::Receiver<Order>,
-        mut sink: Sink,
         mut ready: watch::Receiver<Ready>,
         mut saved: mpsc::Receiver<Result<(), StoreError>>,
         (stop, forgotten): (CancellationToken, CancellationToken),
@@ -296,10 +310,10 @@ impl Task {
                     None => has_orders = false,
                 },
                 Ok(()) = ready.changed() => {
-                    let is_ready = ready.borrow_and_update().epoch();
-                    self.link(is_ready).await;
+                    let ready = ready.borrow_and_update().clone();
+                    self.heard_of_bus(ready).await;
                 }
-                Some(arrival) = sink.next() => self.arrived(arrival).await,
+                Some(arrival) = self.sink.next() => self.arrived(arrival).await,
                 () = sleep_until(clock.unwrap_or_else(Instant::now)), if clock.is_some() => self.feed(Input::Tick).await,
                 () = sleep_until(store.unwrap_or_else(Instant::now)), if store.is_some() => self.set_gate().await,
                 () = sleep_until(contest.unwrap_or_else(Instant::now)), if contest.is_some() => self.set_gate().await,
@@ -349,7 +363,19 @@ impl Task {
             let message = self.speech.control(&control);
             self.send(message).await;
         }
+        self.purge();
         End::Gone
+    }
+
+    /// Removes what the bus keeps of the session, up to now: the next one of this name shall not hear of it. Beside the
+    /// task, since nobody waits for it, and a sweep comes by if it fails.
+    fn purge(&self) {
+        let (bus, prefix, session) = (self.bus.clone(), self.speech.prefix.clone(), self.speech.session.clone());
+        tokio::spawn(async move {
+            if let Err(error) = streams::purge(&bus, &prefix, &session).await {
+                tracing::debug!(%session, %error, "what the bus keeps of a deleted session was not removed");
+            }
+        });
     }
 
     fn reframe(&mut self, generation: i64, refused: Option<Refused>, is_staged: bool) {
@@ -358,6 +384,36 @@ impl Task {
     }
 
     /// The bus is proved, in a new epoch or for the first time; or it is not.
+    async fn heard_of_bus(&mut self, ready: Ready) {
+        self.proved = ready.epoch();
+        let keeps = matches!(ready, Ready::Yes { keeping: Keeping::Reports, .. });
+        self.note_standing(ready.into());
+        if self.proved.is_none() {
+            return self.link(None).await;
+        }
+        if keeps && let Some(since) = self.since.take() {
+            match self.sink.catch_up(&since).await {
+                Ok(0) => {}
+                Ok(messages) => {
+                    tracing::debug!(session = %self.speech.session, messages, "reading what was missed");
+                    return;
+                }
+                // Whoever holds anything is asked in any case.
+                Err(error) => tracing::warn!(session = %self.speech.session, %error, "what was missed cannot be read"),
+            }
+        }
+        if !self.sink.is_catching_up() {
+            self.link(self.proved).await;
+        }
+    }
+
+    fn note_standing(&mut self, standing: BusStanding) {
+        if self.standing != standing {
+            self.standing = standing;
+            self.frame.changes += 1;
+        }
+    }
+
     async fn link(&mut self, epoch: Option<u64>) {
         if epoch == self.epoch {
             return;
@@ -383,6 +439,7 @@ impl Task {
     async fn arrived(&mut self, arrival: Arrival) {
         match arrival {
             Arrival::Missed => self.feed(Input::Resync).await,
+            Arrival::CaughtUp => self.link(self.proved).await,
             Arrival::Message(message) => self.heard(*message).await,
         }
     }
@@ -404,7 +461,9 @@ impl Task {
             }
             InboundBody::State(state) => self.feed(Input::Report(state.into_input())).await,
             InboundBody::Control(ref control) => {
-                if control.command == Command::Cancel && control.phase.is_none() {
+                // Meant for what ran before the last edit, by whoever could not know of it.
+                let is_stale = message.place.as_ref().is_some_and(|place| place.at < self.session.started_at());
+                if control.command == Command::Cancel && control.phase.is_none() && !is_stale {
                     // Runtimes heard it too and are stopping: what they report next is no failure. Spec follows.
                     let settings = Settings { shutdown: Some(Shutdown::Cancel), ..self.session.settings().clone() };
                     self.feed(Input::Settings(Box::new(settings))).await;
@@ -535,8 +594,10 @@ impl Task {
         }
     }
 
-    fn picture(&self) -> Picture {
+    fn picture(&mut self) -> Picture {
         Picture {
+            position: self.sink.position().cloned(),
+            bus: self.standing.clone(),
             at: self.clock.now(),
             record: Arc::new(self.session.record()),
             plan: Arc::clone(self.session.plan()),
@@ -601,8 +662,11 @@ impl Task {
             }
             self.saving = None;
         }
-        if self.is_unsaved() && self.pictures.try_send(self.picture()).is_ok() {
-            saved.recv().await;
+        if self.is_unsaved() {
+            let picture = self.picture();
+            if self.pictures.try_send(picture).is_ok() {
+                saved.recv().await;
+            }
         }
         End::Stopped
     }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs, path::Path, process::Command, time::Duratio
 
 use futures::StreamExt as _;
 use pmp::{
-    bus::{Arrival, Auth, Bus, ConnectOptions, Inbound, LinkState, Message, Ready, Secret},
+    bus::{Arrival, Auth, Bus, ConnectOptions, Inbound, Keeping, LinkState, Message, Ready, Secret},
     engine::{PhaseReason, PhaseState, ReportStatus},
     manifest::{Format, OtherKinds, Reason, parse},
     protocol::{AckMessage, ControlMessage, GrantMessage, Prefix, SessionId, StateMessage, TargetMessage},
@@ -290,7 +290,7 @@ async fn permissions_on_nats_are_enough_for_an_operator_and_a_runtime() {
     let block = blocks.find(|block| block.contains("authorization")).unwrap();
     let block = block.replace("$OPERATOR_PASSWORD", "o-secret").replace("$RUNTIME_PASSWORD", "r-secret");
     let settings: Value = serde_json::from_str(&block).unwrap();
-    let server = nats(NatsConfig::default().without_jetstream().authorization(settings["authorization"].clone())).await;
+    let server = nats(NatsConfig::default().authorization(settings["authorization"].clone())).await;
     let connect = async |user: &str, password: &str, inbox: Option<&str>| {
         let mut options = ConnectOptions::new([&server.url]);
         options.auth = Auth::User { name: Secret::Text(user.to_owned()), password: Secret::Text(password.to_owned()) };
@@ -302,11 +302,11 @@ async fn permissions_on_nats_are_enough_for_an_operator_and_a_runtime() {
         link.wait_for(|link| link.state == LinkState::Connected).await.unwrap();
         bus
     };
-    let operator = connect("operator", "o-secret", None).await;
-    let runtime = connect("runtime", "r-secret", Some("_INBOX.worker")).await;
+    let operator = connect("operator", "o-secret", Some("_INBOX_pmp-operator.one")).await;
+    let runtime = connect("runtime", "r-secret", Some("_INBOX_pmp-runtime.worker")).await;
     let inbound = Inbound::run(operator.clone(), Prefix::default(), "here".to_owned()).await.unwrap();
     eventually(SOON, "every subscription of the operator is proved", async || {
-        matches!(&*inbound.ready().borrow(), Ready::Yes { .. }).then_some(())
+        matches!(&*inbound.ready().borrow(), Ready::Yes { keeping: Keeping::Reports, .. }).then_some(())
     })
     .await;
 

@@ -9,8 +9,8 @@ use pmp::{
     engine::{Availability, Session, Settings, Strategy},
     manifest::{OtherKinds, Plan, from_values},
     resource::{
-        Frame, PhaseManifest, PhaseManifestStatus, Refusal, STATUS_BYTES_MAX, Situation, conditions, crd_yaml, project,
-        restore, status_patch,
+        BusStanding, Frame, PhaseManifest, PhaseManifestStatus, Refusal, STATUS_BYTES_MAX, Situation, conditions,
+        crd_yaml, project, restore, status_patch,
     },
 };
 use serde_json::{Value, json};
@@ -252,7 +252,7 @@ async fn a_record_survives_the_real_api_server() {
     record.phases[0].message = "half \u{0} way 🙂".to_owned();
     record.phases[0].attempt = 3;
     let frame = Frame {
-        conditions: conditions(&Situation::Running, Availability::Unknown, &[], 1, now),
+        conditions: conditions(&Situation::Running, Availability::Unknown, &BusStanding::Unknown, &[], 1, now),
         counts: session.counts(),
         ..Frame::default()
     };
@@ -305,7 +305,7 @@ fn kstatus_judges_every_situation_as_the_table_says() {
         })
     };
     for availability in [Availability::Unknown, Availability::Available, Availability::Unavailable] {
-        let made = |situation: &Situation| conditions(situation, availability, &[], 3, now);
+        let made = |situation: &Situation| conditions(situation, availability, &BusStanding::Unknown, &[], 3, now);
         let objects: Vec<Value> = situations().iter().map(|(situation, _)| object(&made(situation), 3)).collect();
         let expected: Vec<&str> = situations().iter().map(|&(_, verdict)| verdict).collect();
         assert_eq!(kstatus(&objects), expected);

@@ -134,6 +134,18 @@ impl Nats {
         .await;
     }
 
+    /// Changes a setting of its configuration, or takes it away; for the next start.
+    pub fn configure(&self, name: &str, value: Option<Value>) {
+        let text = fs::read_to_string(&self.config).expect("it was written before the first start");
+        let mut settings: Map<String, Value> = serde_json::from_str(&text).expect("it was written as JSON");
+        match value {
+            Some(value) => drop(settings.insert(name.to_owned(), value)),
+            None => drop(settings.remove(name)),
+        }
+        let text = serde_json::to_string_pretty(&settings).expect("a map of JSON values is JSON");
+        fs::write(&self.config, text).expect("it was written before");
+    }
+
     /// Ends it as an administrator does; it says goodbye to its clients and keeps its store.
     pub async fn stop(&self) {
         let mut process = self.slot().take().expect("only a running server is stopped");

@@ -4,27 +4,38 @@
 //! client drop messages. A session whose queue is full loses messages and is told so ([`Arrival::Missed`]). Whether all
 //! subscriptions are live is proved anew after every connect before [`Ready`] says so: sessions wait for that, then ask
 //! their runtimes who holds what, and only then offer.
+//!
+//! Where the bus keeps messages (JetStream), reports are read from their stream, too: `reports` reads, `twins` sees to it
+//! that each is heard once. Nothing live depends on it; it brings what was sent while nobody listened.
 
+mod pump;
 mod readiness;
+mod reports;
 mod routes;
+mod sink;
+mod twins;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::Arc;
 
-use futures::{StreamExt, stream};
+use jiff::Timestamp;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
 };
 
-use self::routes::Routes;
-use super::{Bus, Error, Message, Subscription};
+pub use self::{
+    reports::Keeping,
+    sink::{Arrival, Sink},
+};
+use self::{routes::Routes, twins::Print};
+use super::{Bus, Error, Position};
 use crate::protocol::{AckMessage, Channel, ControlMessage, Prefix, SessionId, StateMessage};
 
 /// What the operator listens to. `start` is not among them: submissions come with their own setting.
 pub const CHANNELS: [Channel; 5] = [Channel::Ack, Channel::State, Channel::Control, Channel::GetState, Channel::Diff];
+
+/// Messages from the stream that wait for the pump.
+const FROM_STREAM_MAX: usize = 1024;
 
 /// Starts the pump; see [`Inbound::run`].
 pub struct Inbound;
@@ -32,6 +43,7 @@ pub struct Inbound;
 /// The running pump. Cloning is a reference count; the pump ends with the last clone.
 #[derive(Clone)]
 pub struct InboundHandle {
+    bus: Bus,
     routes: Arc<Routes>,
     ready: watch::Receiver<Ready>,
     _tasks: Arc<Tasks>,
@@ -41,7 +53,7 @@ pub struct InboundHandle {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ready {
     /// All subscriptions were proved in this epoch of the link. Another epoch than the last one means: ask again.
-    Yes { epoch: u64 },
+    Yes { epoch: u64, keeping: Keeping },
     /// `reason` is [`Error::reason`] (`PermissionDenied`, ...), `message` is for people.
     No { reason: &'static str, message: String },
 }
@@ -50,7 +62,7 @@ impl Ready {
     /// The epoch, if ready.
     pub fn epoch(&self) -> Option<u64> {
         match self {
-            Self::Yes { epoch } => Some(*epoch),
+            Self::Yes { epoch, .. } => Some(*epoch),
             Self::No { .. } => None,
         }
     }
@@ -66,9 +78,25 @@ pub struct InboundMessage {
     pub reply: Option<String>,
     /// As the sender gave it.
     pub traceparent: Option<String>,
+    /// Of a command that the stream has: its name for good.
+    pub place: Option<Place>,
+    /// Of what the stream may give out, too.
+    print: Option<Print>,
+}
+
+/// Where and when a message was kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    pub position: Position,
+    pub at: Timestamp,
 }
 
 impl InboundMessage {
+    /// A message that asks for no answer.
+    pub fn new(session: SessionId, origin: Origin, body: InboundBody) -> Self {
+        Self { session, origin, body, reply: None, traceparent: None, place: None, print: None }
+    }
+
     pub fn channel(&self) -> Channel {
         match self.body {
             InboundBody::Ack(_) => Channel::Ack,
@@ -101,14 +129,6 @@ pub enum InboundBody {
     Diff,
 }
 
-/// What a [`Sink`] gives.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Arrival {
-    Message(Box<InboundMessage>),
-    /// Messages were lost because the queue was full: ask again for what they may have said.
-    Missed,
-}
-
 /// What the pump did, since it began. For metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counters {
@@ -122,16 +142,8 @@ pub struct Counters {
     pub missed: u64,
     pub own: u64,
     pub foreign: u64,
-}
-
-/// The messages of one session, in order. Dropping it ends the registration.
-pub struct Sink {
-    routes: Arc<Routes>,
-    /// `None` for the rest.
-    session: Option<SessionId>,
-    id: u64,
-    receiver: mpsc::Receiver<Box<InboundMessage>>,
-    missed: Arc<AtomicBool>,
+    /// Heard from the stream only: missed at first, or sent while nobody was here.
+    pub made_good: u64,
 }
 
 impl Inbound {
@@ -144,27 +156,30 @@ impl Inbound {
         for channel in CHANNELS {
             subscriptions.push(bus.subscribe(&prefix.pattern(channel), None).await?);
         }
-        let routes = Arc::new(Routes::new(prefix, origin.into()));
+        let routes = Arc::new(Routes::new(prefix.clone(), origin.into()));
         let not_yet = Ready::No { reason: "BusDisconnected", message: "not connected yet".to_owned() };
         let (ready_to, ready) = watch::channel(not_yet);
+        let (keeping_to, keeping) = watch::channel((0, Keeping::Unknown));
+        let (stored_to, stored) = mpsc::channel(FROM_STREAM_MAX);
         let tasks = [
-            tokio::spawn(pump(subscriptions, routes.clone())),
-            tokio::spawn(readiness::prove(bus, routes.clone(), ready_to)),
+            tokio::spawn(pump::run(subscriptions, stored, routes.clone(), keeping.clone())),
+            tokio::spawn(reports::read(bus.clone(), prefix, stored_to, keeping_to)),
+            tokio::spawn(readiness::prove(bus.clone(), routes.clone(), keeping, ready_to)),
         ];
-        Ok(InboundHandle { routes, ready, _tasks: Arc::new(Tasks(tasks)) })
+        Ok(InboundHandle { bus, routes, ready, _tasks: Arc::new(Tasks(tasks)) })
     }
 }
 
 impl InboundHandle {
     /// Takes over the messages of this session; who had them before reads the end.
     pub fn register(&self, session: &SessionId) -> Sink {
-        self.routes.register(Some(session.clone()))
+        self.routes.register(self.bus.clone(), Some(session.clone()))
     }
 
     /// Takes over the messages of all sessions that nobody registered: requests about finished ones, commands for those
     /// that do not run.
     pub fn register_rest(&self) -> Sink {
-        self.routes.register(None)
+        self.routes.register(self.bus.clone(), None)
     }
 
     /// Changes at every proof and every loss of one.
@@ -177,51 +192,12 @@ impl InboundHandle {
     }
 }
 
-impl Sink {
-    /// The next arrival; `None` when another took the session over or the pump ended. Cancelling it loses nothing.
-    pub async fn next(&mut self) -> Option<Arrival> {
-        // The flag is raised only while the queue is full, so whoever reads on comes by here.
-        if self.missed.swap(false, Ordering::AcqRel) {
-            return Some(Arrival::Missed);
-        }
-        self.receiver.recv().await.map(Arrival::Message)
-    }
-}
-
-impl Drop for Sink {
-    fn drop(&mut self) {
-        self.routes.forget(self.session.as_ref(), self.id);
-    }
-}
-
-struct Tasks([JoinHandle<()>; 2]);
+struct Tasks([JoinHandle<()>; 3]);
 
 impl Drop for Tasks {
     fn drop(&mut self) {
         for task in &self.0 {
             task.abort();
         }
-    }
-}
-
-/// Messages with their probes, as a stream.
-fn raw(mut subscription: Subscription) -> impl stream::Stream<Item = Message> + Unpin {
-    stream::poll_fn(move |cx| subscription.poll_raw(cx))
-}
-
-async fn pump(subscriptions: Vec<Subscription>, routes: Arc<Routes>) {
-    let _end = EndOfSinks(&routes);
-    let mut messages = stream::select_all(subscriptions.into_iter().map(raw));
-    while let Some(message) = messages.next().await {
-        routes.route(message);
-    }
-}
-
-/// Lets every sink read its end, however the pump ends.
-struct EndOfSinks<'a>(&'a Routes);
-
-impl Drop for EndOfSinks<'_> {
-    fn drop(&mut self) {
-        self.0.forget_all();
     }
 }

@@ -5,10 +5,10 @@ use std::{sync::Arc, time::Duration};
 use rand::RngExt;
 use tokio::{
     sync::{oneshot, watch},
-    time::Instant,
+    time::{Instant, timeout},
 };
 
-use super::{CHANNELS, Ready, routes::Routes};
+use super::{CHANNELS, Keeping, Ready, routes::Routes};
 use crate::{
     bus::{Bus, Error, LinkState, proof},
     protocol::Channel,
@@ -18,11 +18,19 @@ use crate::{
 const PROOF_TIMEOUT: Duration = Duration::from_secs(5);
 const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 
+/// How long a session may wait to hear how reports are kept: two calls to a server that answers neither.
+const KEEPING_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// How long to wait before the next try.
 const PROOF_RETRY: Duration = Duration::from_secs(2);
 
 /// Proves all subscriptions after every rise of the epoch, and says how it stands.
-pub(super) async fn prove(bus: Bus, routes: Arc<Routes>, ready: watch::Sender<Ready>) {
+pub(super) async fn prove(
+    bus: Bus,
+    routes: Arc<Routes>,
+    mut keeping: watch::Receiver<(u64, Keeping)>,
+    ready: watch::Sender<Ready>,
+) {
     let mut link = bus.link();
     loop {
         let seen = link.borrow_and_update().clone();
@@ -35,11 +43,11 @@ pub(super) async fn prove(bus: Bus, routes: Arc<Routes>, ready: watch::Sender<Re
                     Ok(()) => continue,
                     Err(_) => return,
                 },
-                proved = prove_all(&bus, &routes) => proved,
+                proved = prove_all(&bus, &routes, &mut keeping, seen.epoch) => proved,
             },
         };
         let now = match &proved {
-            Ok(()) => Ready::Yes { epoch: seen.epoch },
+            Ok(keeping) => Ready::Yes { epoch: seen.epoch, keeping: keeping.clone() },
             Err(error) => Ready::No { reason: error.reason(), message: error.to_string() },
         };
         ready.send_if_modified(|ready| {
@@ -49,7 +57,13 @@ pub(super) async fn prove(bus: Bus, routes: Arc<Routes>, ready: watch::Sender<Re
         });
         let retry = PROOF_RETRY.mul_f64(rand::rng().random_range(0.5..=1.0));
         let waited = match proved {
-            Ok(()) => link.changed().await,
+            Ok(_) => {
+                let news = say_how_it_is_kept(&mut keeping, &ready);
+                tokio::select! {
+                    changed = link.changed() => changed,
+                    () = news => return,
+                }
+            }
             Err(_) => tokio::time::timeout(retry, link.changed()).await.unwrap_or(Ok(())),
         };
         if waited.is_err() {
@@ -58,10 +72,35 @@ pub(super) async fn prove(bus: Bus, routes: Arc<Routes>, ready: watch::Sender<Re
     }
 }
 
-/// One probe a channel, all at once.
-async fn prove_all(bus: &Bus, routes: &Routes) -> Result<(), Error> {
+/// Tells of every change, for as long as the link stands; ends with the reader of the stream, if that has more to say.
+async fn say_how_it_is_kept(keeping: &mut watch::Receiver<(u64, Keeping)>, ready: &watch::Sender<Ready>) {
+    while keeping.changed().await.is_ok() {
+        let now = keeping.borrow_and_update().1.clone();
+        ready.send_if_modified(|ready| match ready {
+            Ready::Yes { keeping, .. } if *keeping != now && now != Keeping::Unknown => {
+                *keeping = now;
+                true
+            }
+            _ => false,
+        });
+    }
+    std::future::pending().await
+}
+
+/// One probe a channel, all at once; and how reports are kept, as far as that is known soon.
+async fn prove_all(
+    bus: &Bus,
+    routes: &Routes,
+    keeping: &mut watch::Receiver<(u64, Keeping)>,
+    epoch: u64,
+) -> Result<Keeping, Error> {
     let probes = CHANNELS.map(|channel| prove_one(bus, routes, channel));
-    futures::future::try_join_all(probes).await.map(drop)
+    futures::future::try_join_all(probes).await?;
+    let known = keeping.wait_for(|(at, keeping)| *at >= epoch && *keeping != Keeping::Unknown);
+    match timeout(KEEPING_TIMEOUT, known).await {
+        Ok(Ok(known)) => Ok(known.1.clone()),
+        Ok(Err(_)) | Err(_) => Ok(Keeping::Unknown),
+    }
 }
 
 async fn prove_one(bus: &Bus, routes: &Routes, channel: Channel) -> Result<(), Error> {

@@ -10,9 +10,9 @@ use std::{
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Counters, InboundBody, InboundMessage, Origin, Sink};
+use super::{Arrival, Counters, InboundBody, InboundMessage, Origin, Place, Sink, twins::Print};
 use crate::{
-    bus::Message,
+    bus::{Bus, Message, Position, Stored},
     protocol::{AckMessage, Channel, ControlMessage, MessageError, Prefix, SessionId, StateMessage, headers},
 };
 
@@ -28,6 +28,17 @@ struct AtomicCounters {
     missed: AtomicU64,
     own: AtomicU64,
     foreign: AtomicU64,
+    made_good: AtomicU64,
+}
+
+/// What a message is to the pump.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Comes twice where reports are kept.
+    Report,
+    Command,
+    /// Comes once, or is nobody's: requests, acks, probes, our own words.
+    Other,
 }
 
 pub(super) struct Routes {
@@ -36,6 +47,8 @@ pub(super) struct Routes {
     sinks: Mutex<Sinks>,
     /// Probes that are out, by their nonce.
     probes: Mutex<HashMap<String, oneshot::Sender<()>>>,
+    /// Up to here the stream was read, and everything stands in its queue.
+    reached: Mutex<Option<Position>>,
     counters: AtomicCounters,
 }
 
@@ -48,13 +61,20 @@ struct Sinks {
 
 struct Entry {
     id: u64,
-    sender: mpsc::Sender<Box<InboundMessage>>,
+    sender: mpsc::Sender<Arrival>,
     missed: Arc<AtomicBool>,
 }
 
 impl Routes {
     pub(super) fn new(prefix: Prefix, origin: String) -> Self {
-        Self { origin, prefix, sinks: Mutex::default(), probes: Mutex::default(), counters: AtomicCounters::default() }
+        Self {
+            origin,
+            prefix,
+            sinks: Mutex::default(),
+            probes: Mutex::default(),
+            reached: Mutex::default(),
+            counters: AtomicCounters::default(),
+        }
     }
 
     pub(super) fn counters(&self) -> Counters {
@@ -68,6 +88,7 @@ impl Routes {
             missed: count(&counters.missed),
             own: count(&counters.own),
             foreign: count(&counters.foreign),
+            made_good: count(&counters.made_good),
         }
     }
 
@@ -99,7 +120,7 @@ impl Routes {
         self.probes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn register(self: &Arc<Self>, session: Option<SessionId>) -> Sink {
+    pub(super) fn register(self: &Arc<Self>, bus: Bus, session: Option<SessionId>) -> Sink {
         let (sender, receiver) = mpsc::channel(SINK_MESSAGES_MAX);
         let missed = Arc::new(AtomicBool::new(false));
         let mut sinks = self.sinks();
@@ -111,10 +132,79 @@ impl Routes {
             None => sinks.rest = Some(entry),
         }
         drop(sinks);
-        Sink { routes: self.clone(), session, id, receiver, missed }
+        Sink {
+            routes: self.clone(),
+            bus,
+            session,
+            id,
+            receiver,
+            missed,
+            past: None,
+            twins: HashMap::new(),
+            twins_within: 0,
+            given: None,
+        }
     }
 
-    pub(super) fn route(&self, message: Message) {
+    // === the stream ===
+
+    pub(super) fn reached(&self) -> Option<Position> {
+        self.reached.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The stream is read from behind this place on.
+    pub(super) fn reach(&self, position: Position) {
+        *self.reached.lock().unwrap_or_else(PoisonError::into_inner) = Some(position);
+    }
+
+    /// The same stream was read this far.
+    pub(super) fn reach_on(&self, sequence: u64) {
+        if let Some(reached) = &mut *self.reached.lock().unwrap_or_else(PoisonError::into_inner) {
+            reached.sequence = sequence;
+        }
+    }
+
+    /// Nobody knows what was lost, so everybody asks again.
+    pub(super) fn miss_all(&self) {
+        let sinks = self.sinks();
+        for entry in sinks.sessions.values().chain(&sinks.rest) {
+            if entry.sender.try_send(Arrival::Missed).is_err() {
+                entry.missed.store(true, Ordering::Release);
+            }
+        }
+    }
+
+    /// A message that the stream brought and nobody heard before.
+    pub(super) fn make_good(&self, message: Message, place: Option<Place>) {
+        count(&self.counters.made_good);
+        self.route(message, place);
+    }
+
+    /// A message from before its session was registered here; nothing for what is no session's to hear.
+    pub(super) fn read_past(&self, stored: Stored) -> Option<InboundMessage> {
+        let Stored { sequence, at, message } = stored;
+        let kind = self.kind(&message);
+        let place = self.reached().map(|reached| Place { position: Position { sequence, ..reached }, at });
+        if kind == Kind::Other {
+            return None;
+        }
+        self.read(message, place.filter(|_| kind == Kind::Command))
+    }
+
+    // === messages ===
+
+    pub(super) fn kind(&self, message: &Message) -> Kind {
+        if message.headers.get(headers::PROBE).is_some() || message.headers.get(headers::ORIGIN) == Some(&self.origin) {
+            return Kind::Other;
+        }
+        match self.prefix.parse(&message.subject) {
+            Some((_, Channel::State)) => Kind::Report,
+            Some((_, Channel::Control)) => Kind::Command,
+            _ => Kind::Other,
+        }
+    }
+
+    pub(super) fn route(&self, message: Message, place: Option<Place>) {
         if let Some(nonce) = message.headers.get(headers::PROBE) {
             if let Some(probe) = self.probes().remove(nonce) {
                 // Whoever waited may have given up in this moment.
@@ -123,15 +213,26 @@ impl Routes {
             return;
         }
         count(&self.counters.received);
+        if let Some(message) = self.read(message, place) {
+            self.hand_on(message);
+        }
+    }
+
+    fn read(&self, message: Message, place: Option<Place>) -> Option<InboundMessage> {
         let Some((session, channel)) = self.prefix.parse(&message.subject) else {
-            return count(&self.counters.misdirected);
+            count(&self.counters.misdirected);
+            return None;
         };
         let body = match read(channel, &message.body) {
             Ok(Some(body)) => body,
-            Ok(None) => return count(&self.counters.misdirected),
+            Ok(None) => {
+                count(&self.counters.misdirected);
+                return None;
+            }
             Err(error) => {
                 tracing::debug!(%session, %channel, %error, "dropped a message");
-                return count(&self.counters.malformed);
+                count(&self.counters.malformed);
+                return None;
             }
         };
         let origin = self.origin_of(&message);
@@ -141,7 +242,8 @@ impl Routes {
             Origin::Foreign(_) => count(&self.counters.foreign),
         }
         let traceparent = message.headers.get(headers::TRACEPARENT).map(str::to_owned);
-        self.hand_on(InboundMessage { session, origin, body, reply: message.reply, traceparent });
+        let print = matches!(channel, Channel::State | Channel::Control).then(|| Print::of(&message));
+        Some(InboundMessage { session, origin, body, reply: message.reply, traceparent, place, print })
     }
 
     fn origin_of(&self, message: &Message) -> Origin {
@@ -157,7 +259,7 @@ impl Routes {
         let Some(entry) = sinks.sessions.get(&message.session).or(sinks.rest.as_ref()) else {
             return count(&self.counters.unclaimed);
         };
-        match entry.sender.try_send(Box::new(message)) {
+        match entry.sender.try_send(Arrival::Message(Box::new(message))) {
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Full(_)) => {
                 entry.missed.store(true, Ordering::Release);

@@ -52,6 +52,7 @@ pub async fn start(bus: Bus, prefix: &Prefix, work: &Task) -> Result<(Local, Out
         generation: 1,
         orders: Vec::new(),
         past: Past::None,
+        position: None,
         clock,
     };
     let task = sessions::spawn(bus, &inbound, start, LocalStore(picture_to), Viewer(outputs_to));

@@ -39,7 +39,7 @@ fn status(conditions: &[Condition], kind: ConditionType) -> &str {
 #[test]
 fn every_situation_has_its_row_of_the_table() {
     for (situation, row) in table() {
-        let made = conditions(&situation, Availability::Unknown, &[], 3, at(1));
+        let made = conditions(&situation, Availability::Unknown, &BusStanding::Unknown, &[], 3, at(1));
         let found = [0, 1, 2, 3, 4, 5].map(|i| status(&made, ConditionType::ALL[i]));
         assert_eq!(found, row, "{situation:?}");
         assert!(made.iter().all(|known| known.observed_generation == Some(3)));
@@ -49,7 +49,7 @@ fn every_situation_has_its_row_of_the_table() {
 #[test]
 fn reconciling_and_stalled_never_stand_together() {
     for (situation, _) in table() {
-        let made = conditions(&situation, Availability::Unknown, &[], 1, at(1));
+        let made = conditions(&situation, Availability::Unknown, &BusStanding::Unknown, &[], 1, at(1));
         let both = [ConditionType::Reconciling, ConditionType::Stalled].map(|kind| status(&made, kind));
         assert_ne!(both, ["True", "True"], "{situation:?}");
     }
@@ -57,16 +57,16 @@ fn reconciling_and_stalled_never_stand_together() {
 
 #[test]
 fn times_move_only_when_a_status_flips() {
-    let running = conditions(&Situation::Running, Availability::Unknown, &[], 1, at(1));
+    let running = conditions(&Situation::Running, Availability::Unknown, &BusStanding::Unknown, &[], 1, at(1));
     let held = Situation::HeldWithOthers { phases: vec!["gate".to_owned()] };
-    let held = conditions(&held, Availability::Available, &running, 2, at(2));
+    let held = conditions(&held, Availability::Available, &BusStanding::Unknown, &running, 2, at(2));
     for (before, after) in running.iter().zip(&held) {
         let moved = before.last_transition_time != after.last_transition_time;
         assert_eq!(moved, before.status != after.status, "{}", after.type_);
     }
     assert_eq!(status(&held, ConditionType::RuntimeAvailable), "True");
-    let done = conditions(&Situation::Succeeded, Availability::Available, &held, 2, at(3));
-    let again = conditions(&Situation::Running, Availability::Available, &done, 2, at(4));
+    let done = conditions(&Situation::Succeeded, Availability::Available, &BusStanding::Unknown, &held, 2, at(3));
+    let again = conditions(&Situation::Running, Availability::Available, &BusStanding::Unknown, &done, 2, at(4));
     let reconciling = again.iter().find(|known| known.type_ == "Reconciling").expect("running");
     assert_eq!(reconciling.last_transition_time, Time(at(4)), "a condition that was absent begins anew");
 }
@@ -74,7 +74,7 @@ fn times_move_only_when_a_status_flips() {
 #[test]
 fn conditions_survive_the_way_through_the_api_server() {
     let now = "2026-01-02T12:00:00.999999Z".parse().expect("a time");
-    let made = conditions(&Situation::Running, Availability::Available, &[], 1, now);
+    let made = conditions(&Situation::Running, Availability::Available, &BusStanding::Unknown, &[], 1, now);
     let json = serde_json::to_string(&made).expect("JSON");
     assert_eq!(serde_json::from_str::<Vec<Condition>>(&json).expect("ours"), made);
 }

@@ -2,6 +2,8 @@
 
 mod connection;
 mod inbound;
+mod kept;
+mod streams;
 mod suite;
 
 use std::time::Duration;

@@ -49,8 +49,17 @@ impl Bed {
 
     /// An operator of this namespace alone.
     pub fn operator(&self) -> Process {
+        self.operator_with(&["--namespace", &self.namespace])
+    }
+
+    /// An operator of the whole cluster: only on one of the test's own, since it would take over all others' sessions.
+    pub fn operator_of_all(&self) -> Process {
+        self.operator_with(&[])
+    }
+
+    fn operator_with(&self, scope: &[&str]) -> Process {
         let mut command = Command::new(bin());
-        command.args(["operator", "--health-addr", "127.0.0.1:0", "--namespace", &self.namespace]);
+        command.args(["operator", "--health-addr", "127.0.0.1:0"]).args(scope);
         command.args(["--nats-url", &self.nats_url, "--subject-prefix", &self.prefix, "--kubeconfig"]);
         command.arg(&self.kubeconfig);
         Process::start("operator", &command)

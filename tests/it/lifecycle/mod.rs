@@ -8,3 +8,4 @@ mod edits;
 mod outages;
 mod scope;
 mod steering;
+mod streams;

@@ -109,7 +109,7 @@ impl Storage for Keeper {
         no_storage()
     }
 
-    fn purge<'a>(&'a self, _: &'a str, _: &'a str) -> Answer<'a, ()> {
+    fn purge<'a>(&'a self, _: &'a str, _: &'a str, _: u64) -> Answer<'a, ()> {
         no_storage()
     }
 }

@@ -378,6 +378,7 @@ async fn documented_rights() -> (Nats, Clerk, Vec<String>) {
     let server = nats(NatsConfig::default().authorization(rights["authorization"].clone())).await;
     let mut operator = connection(&server);
     let secret = |text: &str| Secret::Text(text.to_owned());
+    operator.inbox_prefix = "_INBOX_pmp-operator.one".to_owned();
     operator.auth = Auth::User { name: secret("operator"), password: secret("o-secret") };
     let clerk = Clerk::on(&connected(operator).await, &Prefix::default()).await;
     let password = scratch("rights").join("password");
@@ -391,7 +392,7 @@ async fn documented_rights_on_nats_are_enough_for_it() {
     let (server, mut clerk, login) = documented_rights().await;
     let place = Place { prefix: Prefix::default(), ..Place::new(&server.url) };
     let mut arguments: Vec<&str> = login.iter().map(String::as_str).collect();
-    arguments.extend(["--nats-inbox-prefix=_INBOX.one", "--allow-exec"]);
+    arguments.push("--allow-exec");
     let mut runtime = place.runtime(Kind::Pmp, "one", &arguments).await;
     place.open();
     for token in ["t1", "t2"] {
@@ -410,16 +411,16 @@ async fn without_leave_to_hear_replies_it_says_so_and_takes_nothing() {
     let (server, mut clerk, login) = documented_rights().await;
     let place = Place { prefix: Prefix::default(), ..Place::new(&server.url) };
     let mut command = place.command(Kind::Pmp, "deaf");
-    command.args(&login).arg("--allow-exec");
+    command.args(&login).args(["--nats-inbox-prefix=_INBOX_other", "--allow-exec"]);
     let runtime = Process::start("deaf", &command);
     eventually(DEADLINE, "the denial is named", async || {
         let log = runtime.stderr();
-        (log.contains("the bus denies") && log.contains("_INBOX_pmp_")).then_some(())
+        (log.contains("the bus denies") && log.contains("_INBOX_other.")).then_some(())
     })
     .await;
     clerk.offer("p", "t", &place.gated()).await;
     let mut worker: Vec<&str> = login.iter().map(String::as_str).collect();
-    worker.extend(["--nats-inbox-prefix=_INBOX.one", "--allow-exec", "--label", "site=lab"]);
+    worker.extend(["--allow-exec", "--label", "site=lab"]);
     let _worker = place.runtime(Kind::Pmp, "able", &worker).await;
     clerk.offer("p", "t", &place.gated()).await;
     assert!(clerk.answer(false).await.runtime.unwrap().starts_with("able-"));

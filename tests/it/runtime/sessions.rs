@@ -60,6 +60,7 @@ impl Operator {
                 generation: 1,
                 orders: Vec::new(),
                 past,
+                position: None,
                 clock,
             };
             let task = sessions::spawn(bus, &inbound, start, LocalStore(picture), Deaf);
