@@ -51,6 +51,7 @@ python:
 generate: ## Write the generated files anew
 	@mkdir -p crds
 	$(CARGO) run --quiet -- crd > crds/.phasemanifests.yaml && mv crds/.phasemanifests.yaml crds/phasemanifests.yaml
+	$(CARGO) run --quiet -- openapi > docs/.openapi.json && mv docs/.openapi.json docs/openapi.json
 
 fuzz: ## The property and model tests with many more cases, optimised (CASES=20000)
 	$(call stage,run the property tests with $(CASES) cases each,PROPTEST_CASES=$(CASES) $(CARGO) test --release --quiet --lib)

@@ -4,7 +4,9 @@
 
 mod cluster;
 mod crd;
+mod gateway;
 mod nats;
+mod openapi;
 mod operator;
 mod process;
 mod run;
@@ -29,7 +31,9 @@ enum Verb {
     // Boxed, because they have many arguments.
     Operator(Box<operator::Args>),
     Runtime(Box<runtime::Args>),
+    Gateway(Box<gateway::Args>),
     Crd(crd::Args),
+    Openapi(openapi::Args),
 }
 
 /// Reads the arguments, does what they say, answers with the exit code of the process.
@@ -38,13 +42,16 @@ pub fn main() -> ExitCode {
     match &cli.verb {
         Verb::Operator(args) => args.log.start(),
         Verb::Runtime(args) => args.log.start(),
-        Verb::Run(_) | Verb::Crd(_) => log_to_stderr(),
+        Verb::Gateway(args) => args.log.start(),
+        Verb::Run(_) | Verb::Crd(_) | Verb::Openapi(_) => log_to_stderr(),
     }
     let done = match cli.verb {
         Verb::Run(args) => run::run(&args),
         Verb::Operator(args) => operator::run(&args),
         Verb::Runtime(args) => runtime::run(&args),
+        Verb::Gateway(args) => gateway::run(&args),
         Verb::Crd(args) => crd::run(&args),
+        Verb::Openapi(args) => openapi::run(&args),
     };
     done.unwrap_or_else(|error| {
         anstream::eprintln!("pmp: {error:#}");

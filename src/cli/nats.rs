@@ -7,17 +7,13 @@ use anyhow::bail;
 use super::filled;
 use crate::bus::{Auth, ConnectOptions, Secret, Tls};
 
+/// Where NATS is if nobody says.
+const DEFAULT_URL: &str = "nats://127.0.0.1:4222";
+
 #[derive(Debug, clap::Args)]
 pub struct NatsArgs {
-    /// Where NATS is: nats://host:4222, tls://host [repeatable]
-    #[arg(
-        long = "nats",
-        alias = "nats-url",
-        env = "NATS_URL",
-        value_name = "URL",
-        value_delimiter = ',',
-        default_value = "nats://127.0.0.1:4222"
-    )]
+    /// Where NATS is: nats://host:4222, tls://host [repeatable] [default: nats://127.0.0.1:4222]
+    #[arg(long = "nats", alias = "nats-url", env = "NATS_URL", value_name = "URL", value_delimiter = ',')]
     urls: Vec<String>,
     /// User name; needs a password
     #[arg(long = "nats-user", env = "NATS_USER", value_name = "NAME")]
@@ -61,9 +57,15 @@ pub struct NatsArgs {
 }
 
 impl NatsArgs {
+    /// Whether somebody said where NATS is, for verbs that can do without.
+    pub fn is_given(&self) -> bool {
+        !filled(&self.urls).is_empty()
+    }
+
     /// Under this name at the server.
     pub fn options(&self, name: &str) -> anyhow::Result<ConnectOptions> {
-        let mut options = ConnectOptions::new(filled(&self.urls));
+        let urls = if self.is_given() { filled(&self.urls) } else { vec![DEFAULT_URL.to_owned()] };
+        let mut options = ConnectOptions::new(urls);
         name.clone_into(&mut options.name);
         // Of its own name, so that one may be allowed to hear its replies and nobody else's.
         options.inbox_prefix = format!("_INBOX_{name}.{:016x}", rand::random::<u64>());

@@ -158,11 +158,13 @@ pub fn spawn(bus: Bus, inbound: &InboundHandle, start: Start, store: impl Store,
     let (end_to, end) = watch::channel(None);
     let stop = CancellationToken::new();
     let pace = Pace::new(store.pacing());
-    let sink = inbound.register(&start.id);
+    // With a verdict stored nothing is under way, and whatever comes next is another run: late words of the last one
+    // are nobody's.
+    let is_under_way = start.session.verdict().is_none();
+    let sink = inbound.register(&start.id).since(start.position.filter(|_| is_under_way));
     let ready = inbound.ready();
     let (pictures, saved) = start_writer(store);
-    // With a verdict stored nothing is under way, and whatever comes next is another run.
-    let must_ask = start.past == Past::Stored && start.session.verdict().is_none();
+    let must_ask = start.past == Past::Stored && is_under_way;
     let task = Task {
         bus,
         speech: Speech { prefix: start.prefix, session: start.id, origin: start.origin.0 },
@@ -172,7 +174,6 @@ pub fn spawn(bus: Bus, inbound: &InboundHandle, start: Start, store: impl Store,
         asks: HashMap::new(),
         asked: 0,
         sink,
-        since: start.position,
         standing: BusStanding::Unknown,
         proved: None,
         epoch: None,
@@ -235,8 +236,6 @@ struct Task {
     asks: HashMap<AskId, String>,
     asked: u64,
     sink: Sink,
-    /// The past is read from here on, before anything is asked or offered.
-    since: Option<Position>,
     standing: BusStanding,
     /// Of the link, as last proved; none while we cannot be sure to hear.
     proved: Option<u64>,
@@ -391,8 +390,9 @@ impl Task {
         if self.proved.is_none() {
             return self.link(None).await;
         }
-        if keeps && let Some(since) = self.since.take() {
-            match self.sink.catch_up(&since).await {
+        if keeps {
+            // The past first: what it says is true whatever anybody answers.
+            match self.sink.catch_up().await {
                 Ok(0) => {}
                 Ok(messages) => {
                     tracing::debug!(session = %self.speech.session, messages, "reading what was missed");

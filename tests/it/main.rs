@@ -9,6 +9,7 @@ mod support;
 mod bus;
 mod controller;
 mod docs;
+mod gateway;
 mod health;
 mod layers;
 mod lifecycle;

@@ -143,6 +143,7 @@ impl Routes {
             twins: HashMap::new(),
             twins_within: 0,
             given: None,
+            is_behind: false,
         }
     }
 
