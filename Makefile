@@ -9,7 +9,7 @@ BEGAN := $(shell date +%s)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test lint format clippy unit it faults testbed servers python generate fuzz guards soak deny clean
+.PHONY: help run test lint format clippy unit it faults testbed servers python generate fuzz guards soak bench bench-peers deny clean
 
 # $(call stage,what it does,command): says so, runs it, and says how long it took.
 define stage
@@ -19,7 +19,7 @@ define stage
 endef
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## Run a manifest on this machine: no cluster, no NATS (MANIFEST=examples/boot.yaml)
 	$(CARGO) run --release -- run $(MANIFEST)
@@ -35,8 +35,9 @@ format:
 clippy:
 	$(call stage,lint all targets,$(CARGO) clippy --quiet --all-targets -- -D warnings)
 
-unit: ## The tests beside the code: no server, no network
+unit: ## The tests beside the code and the examples in its documentation: no server, no network
 	$(call stage,run the unit tests,$(CARGO) test --quiet --lib --bins)
+	$(call stage,run the examples of the documentation,$(CARGO) test --quiet --doc)
 
 it: testbed ## The model tests, and the tests on real servers
 	$(call stage,run the model tests and those on real servers,$(CARGO) test --quiet --test it -- --skip faults::)
@@ -55,6 +56,7 @@ python:
 generate: ## Write the generated files anew
 	@mkdir -p crds
 	$(CARGO) run --quiet -- crd > crds/.phasemanifests.yaml && mv crds/.phasemanifests.yaml crds/phasemanifests.yaml
+	$(CARGO) run --quiet -- openapi > docs/.openapi.json && mv docs/.openapi.json docs/openapi.json
 
 fuzz: ## The property and model tests with many more cases, optimised (CASES=20000)
 	$(call stage,run the property tests with $(CASES) cases each,PROPTEST_CASES=$(CASES) $(CARGO) test --release --quiet --lib)
@@ -62,6 +64,12 @@ fuzz: ## The property and model tests with many more cases, optimised (CASES=200
 
 guards: ## Break every guard of the engine, one at a time, and demand that the model test notices
 	$(call stage,break the guards one at a time,tests/guards.py)
+
+bench: servers ## How fast we are, on real servers, beside Argo where it was built (BENCH="--quick walk"); some 40 minutes
+	$(call stage,measure on a machine that should be quiet,benches/run $(BENCH))
+
+bench-peers: ## Build Argo's own controller for `make bench`: ten to twenty minutes, at the lowest priority
+	$(call stage,build the peers,benches/peers/build)
 
 soak: testbed ## The long form: the operator killed 500 times within 30 minutes (SOAK_KILLS=500 SOAK_SECONDS=1800)
 	$(call stage,kill the operator $(SOAK_KILLS) times within $(SOAK_SECONDS) s,PMP_SOAK_KILLS=$(SOAK_KILLS) PMP_SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --quiet --test it faults::soak::)

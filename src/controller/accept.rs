@@ -8,6 +8,7 @@ use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, Client};
+use serde_json::Value;
 
 use super::call::{self, call, name, namespace};
 use crate::{
@@ -15,7 +16,7 @@ use crate::{
     manifest::{Format, OtherKinds, Plan, Problem, from_values, parse},
     protocol::SessionId,
     resource::{
-        CONDITION_MESSAGE_BYTES_MAX, ConfigMapKey, ManifestSource, Orders, PhaseManifest, Refusal, UpdatePolicy,
+        CONDITION_MESSAGE_BYTES_MAX, ConfigMapKey, ManifestSource, Orders, PhaseManifest, Phases, Refusal, UpdatePolicy,
     },
 };
 
@@ -98,7 +99,7 @@ pub(super) async fn plan_of(
     source: ManifestSource<'_>,
 ) -> Result<Result<Plan, (Refusal, String)>, Error> {
     match source {
-        ManifestSource::Inline(phases) => Ok(match from_values(phases, OtherKinds::Refuse) {
+        ManifestSource::Inline(phases) => Ok(match from_values(&values(phases), OtherKinds::Refuse) {
             Ok((plan, _)) => Ok(plan),
             Err(problems) => Err((Refusal::InvalidManifest, listed(&problems))),
         }),
@@ -153,8 +154,11 @@ fn session_id(object: &PhaseManifest, orders: &Orders<'_>) -> Result<SessionId, 
 
 /// What is wrong with the phases of a spec that is wrong elsewhere, so that all is told at once.
 fn phases_problems(object: &PhaseManifest) -> Vec<Problem> {
-    let phases = object.spec.phases.as_deref().unwrap_or_default();
-    from_values(phases, OtherKinds::Refuse).err().unwrap_or_default()
+    from_values(&values(object.spec.phases.as_ref()), OtherKinds::Refuse).err().unwrap_or_default()
+}
+
+fn values(phases: Option<&Phases>) -> Vec<Value> {
+    phases.map(Phases::values).unwrap_or_default()
 }
 
 fn refused(mut spec: Vec<Problem>, manifest: Vec<Problem>) -> (Refusal, String) {

@@ -70,6 +70,15 @@ impl Claim {
         })
     }
 
+    /// Whether [`Self::of`] may be a claim to this id: right whenever it is no, and much cheaper. Every judgement looks
+    /// at all resources there are, and building a claim of each takes 10 ms of ten thousand.
+    pub fn may_be_to(object: &PhaseManifest, id: &SessionId) -> bool {
+        match object.spec.session_id.as_deref().filter(|id| !id.is_empty()) {
+            Some(written) => written == id.as_str(),
+            None => id.may_be_default_for(namespace(object), name(object)),
+        }
+    }
+
     fn is_legal(&self, serves: Serves) -> bool {
         let owned = || {
             let rest = self.session_id.as_str().strip_prefix(self.namespace.as_str());
@@ -79,7 +88,7 @@ impl Claim {
     }
 
     /// The lowest of all claims to an id has it: default before explicit, then the older, then the lower uid.
-    fn rank(&self) -> (Naming, Timestamp, &str) {
+    pub(super) fn rank(&self) -> (Naming, Timestamp, &str) {
         (self.naming, self.created_at, &self.uid)
     }
 }

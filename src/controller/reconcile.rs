@@ -165,8 +165,9 @@ impl Context {
         }
         let Some(own) = Claim::of(object) else { return Ok(Ok(accepted)) };
         let is_rival = |claim: &Claim| claim.session_id == own.session_id;
-        let claims: Vec<Claim> =
-            self.objects.state().iter().filter_map(|object| Claim::of(object).filter(is_rival)).collect();
+        let objects = self.objects.state();
+        let near = objects.iter().filter(|object| Claim::may_be_to(object, &own.session_id));
+        let claims: Vec<Claim> = near.filter_map(|object| Claim::of(object).filter(is_rival)).collect();
         Ok(claim::judge(&own, self.serves, claims.iter()).map(|()| accepted))
     }
 

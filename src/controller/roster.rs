@@ -3,7 +3,7 @@
 //! A uid and not a name, because a resource that is deleted and made anew under its name is another session.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -30,49 +30,85 @@ pub struct Running {
 
 /// All of them. Cloning is a reference count.
 #[derive(Debug, Clone, Default)]
-pub struct Roster(Arc<Mutex<HashMap<String, Running>>>);
+pub struct Roster(Arc<Mutex<Sessions>>);
+
+#[derive(Debug, Default)]
+struct Sessions {
+    by_uid: HashMap<String, Running>,
+    /// Those that wait for other manifests. Every phase that ends looks here, among ten thousand sessions that may do
+    /// nothing, and most often there are none.
+    awaiting: HashSet<String>,
+}
+
+impl Sessions {
+    fn note_waits(&mut self, uid: &str) {
+        if self.by_uid.get(uid).is_some_and(|running| !running.awaits.is_empty()) {
+            self.awaiting.insert(uid.to_owned());
+        } else {
+            self.awaiting.remove(uid);
+        }
+    }
+}
 
 impl Roster {
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Running>> {
-        // Whoever panicked held it for a look-up only: the map is whole.
+    fn lock(&self) -> MutexGuard<'_, Sessions> {
+        // Whoever panicked held it for a look-up only: the maps are whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn insert(&self, uid: &str, running: Running) {
-        self.lock().insert(uid.to_owned(), running);
+        let mut sessions = self.lock();
+        sessions.by_uid.insert(uid.to_owned(), running);
+        sessions.note_waits(uid);
     }
 
     /// Looks at the session of the resource, if it runs here. One that has ended is struck off first.
     pub fn with<T>(&self, uid: &str, look: impl FnOnce(&mut Running) -> T) -> Option<T> {
         let mut sessions = self.lock();
-        if sessions.get(uid)?.handle.ended().is_some() {
-            sessions.remove(uid);
+        if sessions.by_uid.get(uid)?.handle.ended().is_some() {
+            sessions.by_uid.remove(uid);
+            sessions.note_waits(uid);
             return None;
         }
-        sessions.get_mut(uid).map(look)
+        let seen = sessions.by_uid.get_mut(uid).map(look);
+        sessions.note_waits(uid);
+        seen
     }
 
     pub fn remove(&self, uid: &str) -> Option<Running> {
-        self.lock().remove(uid)
+        let mut sessions = self.lock();
+        let removed = sessions.by_uid.remove(uid);
+        sessions.note_waits(uid);
+        removed
     }
 
     /// Strikes off what has ended.
     pub fn sweep(&self) {
-        self.lock().retain(|_, running| running.handle.ended().is_none());
+        let sessions = &mut *self.lock();
+        sessions.by_uid.retain(|_, running| running.handle.ended().is_none());
+        sessions.awaiting.retain(|uid| sessions.by_uid.contains_key(uid));
     }
 
     /// Tells the sessions of the namespace that wait for it that a phase of another manifest is done.
     pub fn release(&self, namespace: &str, wait: &ExternalWait) {
-        for running in self.lock().values_mut().filter(|running| running.namespace == namespace) {
+        let Sessions { by_uid, awaiting } = &mut *self.lock();
+        awaiting.retain(|uid| {
+            let Some(running) = by_uid.get_mut(uid) else { return false };
             // A session that is too busy to take it is told when its resource is next looked at.
-            if running.awaits.contains(wait) && running.handle.order(Order::Release(wait.clone())).is_ok() {
+            if running.namespace == namespace
+                && running.awaits.contains(wait)
+                && running.handle.order(Order::Release(wait.clone())).is_ok()
+            {
                 running.awaits.remove(wait);
             }
-        }
+            !running.awaits.is_empty()
+        });
     }
 
     /// Takes all of them out, to be stopped.
     pub fn take_all(&self) -> Vec<Running> {
-        self.lock().drain().map(|(_, running)| running).collect()
+        let mut sessions = self.lock();
+        sessions.awaiting.clear();
+        sessions.by_uid.drain().map(|(_, running)| running).collect()
     }
 }

@@ -22,13 +22,22 @@ impl Session {
         let row = self.row(ix);
         let is_ready =
             row.wanted && row.record.state == PhaseState::Waiting && row.unmet == 0 && row.record.due.is_none();
-        if is_ready {
-            self.ready.insert(self.ready_key(ix));
-        } else {
-            // Under both keys that it can stand under: an offer may have been counted since it went in.
-            let (priority, _, depth, _) = self.ready_key(ix);
-            self.ready.remove(&(priority, false, depth, ix));
-            self.ready.remove(&(priority, true, depth, ix));
+        let to = is_ready.then(|| self.ready_key(ix));
+        self.stand(ix, to);
+    }
+
+    /// Puts the phase into the queue under this key, or takes it out. Its row knows where it stands: most changes of a
+    /// phase have nothing to do with the queue, and looking it up there each time was a third of a walk.
+    fn stand(&mut self, ix: PhaseIx, to: Option<ReadyKey>) {
+        let from = std::mem::replace(&mut self.rows[ix.index()].ready, to);
+        if from == to {
+            return;
+        }
+        if let Some(from) = from {
+            self.ready.remove(&from);
+        }
+        if let Some(to) = to {
+            self.ready.insert(to);
         }
     }
 
@@ -40,23 +49,24 @@ impl Session {
             *self.counts.of(&row.record) -= 1;
             self.open -= u32::from(!row.record.state.is_terminal());
         }
-        self.unstarted.remove(&ix);
-        let (priority, _, depth, _) = self.ready_key(ix);
-        self.ready.remove(&(priority, false, depth, ix));
-        self.ready.remove(&(priority, true, depth, ix));
     }
 
     /// Puts the phase back into every sum, after it changed.
     pub(super) fn count(&mut self, ix: PhaseIx) {
-        let row = &self.rows[ix.index()];
+        let row = &mut self.rows[ix.index()];
         let state = row.record.state;
         self.in_flight += u32::from(state.is_in_flight());
         if row.wanted {
             *self.counts.of(&row.record) += 1;
             self.open += u32::from(!state.is_terminal());
-            let is_early = matches!(state, PhaseState::Waiting | PhaseState::Offered | PhaseState::BackingOff);
-            if is_early && row.record.started_at.is_none() {
+        }
+        let is_early = matches!(state, PhaseState::Waiting | PhaseState::Offered | PhaseState::BackingOff);
+        let is_unstarted = row.wanted && is_early && row.record.started_at.is_none();
+        if std::mem::replace(&mut row.is_unstarted, is_unstarted) != is_unstarted {
+            if is_unstarted {
                 self.unstarted.insert(ix);
+            } else {
+                self.unstarted.remove(&ix);
             }
         }
         self.set_ready(ix);

@@ -271,8 +271,13 @@ impl AttemptToken {
         hash.update(run.to_be_bytes());
         hash.update(attempt.to_be_bytes());
         let digest = hash.finalize();
-        let hex = |nibble: u8| char::from_digit(u32::from(nibble), 16).expect("a nibble is a hex digit");
-        Self(digest[..16].iter().flat_map(|byte| [hex(byte >> 4), hex(byte & 15)]).collect())
+        let mut text = String::with_capacity(32);
+        for byte in &digest[..16] {
+            for nibble in [byte >> 4, byte & 15] {
+                text.push(char::from(b"0123456789abcdef"[usize::from(nibble)]));
+            }
+        }
+        Self(text)
     }
 
     /// A token as a peer sent it: any text; one that we did not make matches nothing.

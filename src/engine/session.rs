@@ -70,6 +70,10 @@ pub(super) struct Row {
     /// Silence was answered with `x-report` already.
     pub(super) asked: bool,
     timer: Option<Timestamp>,
+    /// Where it stands in the queue for an offer, if it does.
+    pub(super) ready: Option<ReadyKey>,
+    /// It is among the unstarted.
+    pub(super) is_unstarted: bool,
 }
 
 /// Order of offers: priority, then fresh before repeated, then what has most hanging on it, then document order.
@@ -442,7 +446,7 @@ impl Session {
             row.depth = depths[ix.index()];
             row.unmet = unmet;
             row.wanted = wanted[ix.index()];
-            row.timer = None;
+            (row.timer, row.ready, row.is_unstarted) = (None, None, false);
             self.counts.wanted += u32::from(wanted[ix.index()]);
             self.counts.idle += u32::from(!wanted[ix.index()]);
             self.count(ix);
@@ -464,7 +468,17 @@ impl Session {
 
 impl Row {
     pub(super) fn new(record: PhaseRecord, now: Timestamp) -> Self {
-        Self { record, wanted: false, unmet: 0, depth: 0, heard_at: now, asked: false, timer: None }
+        Self {
+            record,
+            wanted: false,
+            unmet: 0,
+            depth: 0,
+            heard_at: now,
+            asked: false,
+            timer: None,
+            ready: None,
+            is_unstarted: false,
+        }
     }
 
     /// An attempt is open: bound, or offered and not yet given up.

@@ -2,7 +2,7 @@
 //!
 //! What we send, store, show and digest. Reading it again gives the same phase, and writing that the same text.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, io::Write as _, time::Duration};
 
 use serde_json::{Map, Number, Value, json};
 
@@ -156,7 +156,7 @@ pub(super) fn write_sorted(value: &Value, out: &mut Vec<u8>) {
             }
         }
         Value::String(text) => write_text(text, out),
-        Value::Number(number) => out.extend_from_slice(number.to_string().as_bytes()),
+        Value::Number(number) => write!(out, "{number}").expect("memory takes every number"),
         Value::Bool(true) => out.extend_from_slice(b"true"),
         Value::Bool(false) => out.extend_from_slice(b"false"),
         Value::Null => out.extend_from_slice(b"null"),
@@ -167,14 +167,19 @@ pub(super) fn write_sorted(value: &Value, out: &mut Vec<u8>) {
 pub(super) fn write_entries<'v>(entries: impl Iterator<Item = (&'v String, &'v Value)>, out: &mut Vec<u8>) {
     out.push(b'{');
     for (index, (key, value)) in entries.enumerate() {
-        if index > 0 {
-            out.push(b',');
-        }
-        write_text(key, out);
-        out.push(b':');
-        write_sorted(value, out);
+        write_entry(key, value, index == 0, out);
     }
     out.push(b'}');
+}
+
+/// One entry of an object, with the comma before it unless it is the first.
+pub(super) fn write_entry(key: &str, value: &Value, is_first: bool, out: &mut Vec<u8>) {
+    if !is_first {
+        out.push(b',');
+    }
+    write_text(key, out);
+    out.push(b':');
+    write_sorted(value, out);
 }
 
 pub(super) fn write_text(text: &str, out: &mut Vec<u8>) {

@@ -99,7 +99,7 @@ fn own_name<'t>(entries: &'t [Entry<'t>]) -> Option<&'t str> {
 fn phase_kind(findings: &mut Findings, kind: &Entry<'_>, path: &Path<'_>) {
     let path = path.key(&kind.key);
     match &kind.value.tree {
-        Tree::Text(text) if text == "Phase" => {}
+        Tree::Text(text) if *text == "Phase" => {}
         Tree::Text(text) => {
             let message = format!("the kind is {}", quoted(text));
             findings.add_hinted(kind.value.at, &path, Reason::WrongKind, message, "write `Phase`");

@@ -6,7 +6,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     Phase, PhaseIx,
-    canonical::{TYPED_EXTENSIONS, write_entries, write_sorted, write_text},
+    canonical::{TYPED_EXTENSIONS, write_entries, write_text},
+    canonical_text::write_phase,
 };
 
 /// A SHA-256. Shown as `sha256:` and 64 hexadecimal digits.
@@ -76,7 +77,7 @@ pub(super) fn of_manifest(phases: &[Phase]) -> Digest {
         if index > 0 {
             text.push(b',');
         }
-        write_sorted(&phase.canonical(), &mut text);
+        write_phase(phase, &mut text);
         hash.update(&text);
     }
     hash.update(b"]");

@@ -144,7 +144,10 @@ impl Findings {
     ) -> Fields<'t, N> {
         let mut fields = Fields { known: [None; N], extensions: Vec::new() };
         for entry in entries {
-            let Some(number) = names.iter().position(|name| same_field(&entry.key, name)) else {
+            // Most keys are spelled as we spell them.
+            let exact = names.iter().position(|name| entry.key == *name);
+            let number = exact.or_else(|| names.iter().position(|name| same_field(&entry.key, name)));
+            let Some(number) = number else {
                 if is_extension(&entry.key) {
                     fields.extensions.push(entry);
                 } else if self.is_full() {

@@ -18,6 +18,7 @@
 #![deny(clippy::disallowed_methods)]
 
 mod canonical;
+mod canonical_text;
 mod dialect;
 mod diff;
 mod digest;

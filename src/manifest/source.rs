@@ -4,16 +4,24 @@
 //! Places are not kept: every value and key has an ordinal in document order, and [`super::places`] looks up the few
 //! that problems name. Nothing here knows what a phase is.
 
-use std::{borrow::Cow, cell::Cell, fmt};
+use std::{
+    cell::{Cell, RefCell},
+    fmt,
+};
 
+use bumpalo::Bump;
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::{Number, Value};
 
 use super::{
     Problem, Reason,
-    limits::{DEPTH_MAX, NODES_MAX, TEXT_BYTES_MAX, YAML_DEPTH_MAX},
+    limits::{DEPTH_MAX, NODES_FREE, NODES_MAX, TEXT_BYTES_MAX, YAML_DEPTH_MAX},
     places::{self, Language},
 };
+
+/// Where a tree is kept: one piece of memory that grows and is given back at once. A manifest of 100,000 phases has three
+/// million values and keys, and a list of its own for each cost half of the time to read it.
+pub(super) type Room = Bump;
 
 /// A value, and which one it is in document order (keys count too).
 #[derive(Debug)]
@@ -27,16 +35,16 @@ pub(super) enum Tree<'t> {
     Null,
     Bool(bool),
     Number(Number),
-    Text(Cow<'t, str>),
-    List(Vec<Node<'t>>),
+    Text(&'t str),
+    List(&'t [Node<'t>]),
     /// In document order, repeats included.
-    Map(Vec<Entry<'t>>),
+    Map(&'t [Entry<'t>]),
 }
 
 /// A field as it was written.
 #[derive(Debug)]
 pub(super) struct Entry<'t> {
-    pub key: Cow<'t, str>,
+    pub key: &'t str,
     pub key_at: u32,
     pub value: Node<'t>,
 }
@@ -77,7 +85,7 @@ pub enum Format {
 }
 
 /// Reads a text into a tree.
-pub(super) fn read(text: &[u8], format: Format) -> Result<(Node<'_>, Language), Problem> {
+pub(super) fn read<'t>(room: &'t Room, text: &'t [u8], format: Format) -> Result<(Node<'t>, Language), Problem> {
     if text.len() > TEXT_BYTES_MAX {
         let message = format!("the text has {} bytes, more than {TEXT_BYTES_MAX}", text.len());
         return Err(fault(Reason::TooLarge, message, None));
@@ -91,21 +99,21 @@ pub(super) fn read(text: &[u8], format: Format) -> Result<(Node<'_>, Language), 
         }
     };
     match format {
-        Format::Json => json(text).map(|node| (node, Language::Json)),
-        Format::Yaml => yaml(text).map(|node| (node, Language::Yaml)),
+        Format::Json => json(room, text).map(|node| (node, Language::Json)),
+        Format::Yaml => yaml(room, text).map(|node| (node, Language::Yaml)),
         Format::Auto if text.trim_start_matches(['\u{feff}', ' ', '\t', '\r', '\n']).starts_with(['[', '{']) => {
-            let in_json = match json(text) {
+            let in_json = match json(room, text) {
                 Ok(node) => return Ok((node, Language::Json)),
                 Err(problem) if problem.reason == Reason::TooLarge => return Err(problem),
                 Err(problem) => problem,
             };
-            match yaml(text) {
+            match yaml(room, text) {
                 Ok(node) => Ok((node, Language::Yaml)),
                 Err(in_yaml) if reached(&in_yaml) > reached(&in_json) => Err(in_yaml),
                 Err(_) => Err(in_json),
             }
         }
-        Format::Auto => yaml(text).map(|node| (node, Language::Yaml)),
+        Format::Auto => yaml(room, text).map(|node| (node, Language::Yaml)),
     }
 }
 
@@ -118,9 +126,9 @@ fn fault(reason: Reason, message: String, place: Option<super::Place>) -> Proble
 }
 
 /// Strict JSON (RFC 8259), except that a leading byte order mark is skipped, as the RFC allows.
-fn json(text: &str) -> Result<Node<'_>, Problem> {
+fn json<'t>(room: &'t Room, text: &'t str) -> Result<Node<'t>, Problem> {
     let body = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let tally = Tally::default();
+    let tally = Tally::of(room, text);
     let mut reader = serde_json::Deserializer::from_str(body);
     let read = tally.root(DEPTH_MAX).deserialize(&mut reader).and_then(|node| reader.end().map(|()| node));
     read.map_err(|error| {
@@ -134,9 +142,9 @@ fn json(text: &str) -> Result<Node<'_>, Problem> {
     })
 }
 
-fn yaml(text: &str) -> Result<Node<'_>, Problem> {
-    let tally = Tally::default();
-    let read = serde_saphyr::with_deserializer_from_str_with_options(text, yaml_options(), |reader| {
+fn yaml<'t>(room: &'t Room, text: &'t str) -> Result<Node<'t>, Problem> {
+    let tally = Tally::of(room, text);
+    let read = serde_saphyr::with_deserializer_from_str_with_options(text, yaml_options(text), |reader| {
         tally.root(YAML_DEPTH_MAX).deserialize(reader)
     });
     read.map_err(|error| {
@@ -181,8 +189,8 @@ fn plain_message(error: &serde_saphyr::Error) -> String {
 
 /// Budgets that bound memory and stack whatever the text unfolds to. The ratio of aliases to anchors is not judged: one
 /// anchor for the handlers of a thousand phases is good style.
-pub(super) fn yaml_options() -> serde_saphyr::Options {
-    let nodes = NODES_MAX as usize;
+pub(super) fn yaml_options(text: &str) -> serde_saphyr::Options {
+    let nodes = nodes_max(text) as usize;
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_depth: usize::from(YAML_DEPTH_MAX),
@@ -205,11 +213,15 @@ pub(super) fn yaml_options() -> serde_saphyr::Options {
     }
 }
 
+fn nodes_max(text: &str) -> u32 {
+    u32::try_from(text.len()).unwrap_or(u32::MAX).clamp(NODES_FREE, NODES_MAX)
+}
+
 /// Why reading stopped before the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Breach {
     Depth,
-    Nodes,
+    Nodes { max: u32 },
 }
 
 impl fmt::Display for Breach {
@@ -218,27 +230,47 @@ impl fmt::Display for Breach {
             Self::Depth => {
                 write!(f, "objects and lists are nested more than {DEPTH_MAX} deep ({YAML_DEPTH_MAX} in YAML)")
             }
-            Self::Nodes => write!(f, "there are more than {NODES_MAX} values and keys"),
+            Self::Nodes { max } => write!(f, "there are more than {max} values and keys"),
         }
     }
 }
 
-/// What one reading has used up.
-#[derive(Default)]
-struct Tally {
+/// What one reading has used up, and where it puts what it reads.
+struct Tally<'t> {
+    room: &'t Room,
     nodes: Cell<u32>,
+    nodes_max: u32,
     breach: Cell<Option<Breach>>,
+    /// Items and entries of the lists and objects that are being read, innermost last.
+    open_items: RefCell<Vec<Node<'t>>>,
+    open_entries: RefCell<Vec<Entry<'t>>>,
 }
 
-impl Tally {
-    fn root(&self, depth_max: u8) -> Reading<'_> {
+impl<'t> Tally<'t> {
+    /// As many nodes as the text can hold without aliases, and some more for short ones with many.
+    fn of(room: &'t Room, text: &str) -> Self {
+        Self::up_to(room, nodes_max(text))
+    }
+
+    fn up_to(room: &'t Room, nodes_max: u32) -> Self {
+        Self {
+            room,
+            nodes: Cell::default(),
+            nodes_max,
+            breach: Cell::default(),
+            open_items: RefCell::default(),
+            open_entries: RefCell::default(),
+        }
+    }
+
+    fn root(&self, depth_max: u8) -> Reading<'_, 't> {
         Reading { tally: self, depth_left: depth_max }
     }
 
     fn next<E: de::Error>(&self) -> Result<u32, E> {
         let at = self.nodes.get();
-        if at >= NODES_MAX {
-            return Err(self.stop(Breach::Nodes));
+        if at >= self.nodes_max {
+            return Err(self.stop(Breach::Nodes { max: self.nodes_max }));
         }
         self.nodes.set(at + 1);
         Ok(at)
@@ -252,12 +284,12 @@ impl Tally {
 
 /// Reads one value, with so many levels left below it.
 #[derive(Clone, Copy)]
-struct Reading<'c> {
-    tally: &'c Tally,
+struct Reading<'c, 't> {
+    tally: &'c Tally<'t>,
     depth_left: u8,
 }
 
-impl Reading<'_> {
+impl Reading<'_, '_> {
     fn inside<E: de::Error>(self) -> Result<Self, E> {
         match self.depth_left.checked_sub(1) {
             Some(depth_left) => Ok(Self { depth_left, ..self }),
@@ -266,7 +298,7 @@ impl Reading<'_> {
     }
 }
 
-impl<'t> DeserializeSeed<'t> for Reading<'_> {
+impl<'t> DeserializeSeed<'t> for Reading<'_, 't> {
     type Value = Node<'t>;
 
     fn deserialize<D: de::Deserializer<'t>>(self, reader: D) -> Result<Node<'t>, D::Error> {
@@ -276,7 +308,7 @@ impl<'t> DeserializeSeed<'t> for Reading<'_> {
     }
 }
 
-impl<'t> Visitor<'t> for Reading<'_> {
+impl<'t> Visitor<'t> for Reading<'_, 't> {
     type Value = Tree<'t>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -304,84 +336,75 @@ impl<'t> Visitor<'t> for Reading<'_> {
     }
 
     fn visit_borrowed_str<E>(self, value: &'t str) -> Result<Tree<'t>, E> {
-        Ok(Tree::Text(Cow::Borrowed(value)))
+        Ok(Tree::Text(value))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Tree<'t>, E> {
-        Ok(Tree::Text(Cow::Owned(value.to_owned())))
-    }
-
-    fn visit_string<E>(self, value: String) -> Result<Tree<'t>, E> {
-        Ok(Tree::Text(Cow::Owned(value)))
+        Ok(Tree::Text(self.tally.room.alloc_str(value)))
     }
 
     fn visit_seq<A: SeqAccess<'t>>(self, mut access: A) -> Result<Tree<'t>, A::Error> {
         let inside = self.inside()?;
-        let mut items = Vec::new();
+        let open = &self.tally.open_items;
+        let from = open.borrow().len();
         while let Some(item) = access.next_element_seed(inside)? {
-            items.push(item);
+            open.borrow_mut().push(item);
         }
-        Ok(Tree::List(items))
+        Ok(Tree::List(self.tally.room.alloc_slice_fill_iter(open.borrow_mut().drain(from..))))
     }
 
     fn visit_map<A: MapAccess<'t>>(self, mut access: A) -> Result<Tree<'t>, A::Error> {
         let inside = self.inside()?;
-        let mut entries = Vec::new();
+        let open = &self.tally.open_entries;
+        let from = open.borrow().len();
         while let Some((key, key_at)) = access.next_key_seed(KeyReading(self.tally))? {
-            // Most objects of a manifest have one field; the first growth of a vector would make room for four.
-            if entries.is_empty() {
-                entries.reserve_exact(1);
-            }
-            entries.push(Entry { key, key_at, value: access.next_value_seed(inside)? });
+            let value = access.next_value_seed(inside)?;
+            open.borrow_mut().push(Entry { key, key_at, value });
         }
-        Ok(Tree::Map(entries))
+        Ok(Tree::Map(self.tally.room.alloc_slice_fill_iter(open.borrow_mut().drain(from..))))
     }
 }
 
 /// Reads one key.
-struct KeyReading<'c>(&'c Tally);
+struct KeyReading<'c, 't>(&'c Tally<'t>);
 
-impl<'t> DeserializeSeed<'t> for KeyReading<'_> {
-    type Value = (Cow<'t, str>, u32);
+impl<'t> DeserializeSeed<'t> for KeyReading<'_, 't> {
+    type Value = (&'t str, u32);
 
     fn deserialize<D: de::Deserializer<'t>>(self, reader: D) -> Result<Self::Value, D::Error> {
         let at = self.0.next()?;
-        Ok((reader.deserialize_str(KeyText)?, at))
+        Ok((reader.deserialize_str(KeyText(self.0.room))?, at))
     }
 }
 
-struct KeyText;
+struct KeyText<'t>(&'t Room);
 
-impl<'t> Visitor<'t> for KeyText {
-    type Value = Cow<'t, str>;
+impl<'t> Visitor<'t> for KeyText<'t> {
+    type Value = &'t str;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a text as the name of a field")
     }
 
     fn visit_borrowed_str<E>(self, value: &'t str) -> Result<Self::Value, E> {
-        Ok(Cow::Borrowed(value))
+        Ok(value)
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Self::Value, E> {
-        Ok(Cow::Owned(value.to_owned()))
-    }
-
-    fn visit_string<E>(self, value: String) -> Result<Self::Value, E> {
-        Ok(Cow::Owned(value))
+        Ok(self.0.alloc_str(value))
     }
 }
 
 /// Values that somebody else has parsed, as a tree; `Err` says at which index one breaks a limit, and how.
-pub(super) fn from_values(values: &[Value]) -> Result<Node<'_>, (usize, String)> {
-    let tally = Tally::default();
+pub(super) fn from_values<'t>(room: &'t Room, values: &'t [Value]) -> Result<Node<'t>, (usize, String)> {
+    let tally = Tally::up_to(room, NODES_MAX);
     let mut items = Vec::with_capacity(values.len());
     for (index, value) in values.iter().enumerate() {
         let reading = Reading { tally: &tally, depth_left: DEPTH_MAX - 1 };
         items.push(reading.deserialize(value).map_err(|error| (index, error.to_string()))?);
     }
     // The list itself comes before its items; only the order of ordinals matters, and nothing else has this one.
-    Ok(Node { at: 0, tree: Tree::List(items) })
+    Ok(Node { at: 0, tree: Tree::List(room.alloc_slice_fill_iter(items)) })
 }
 
 #[cfg(test)]
@@ -391,19 +414,21 @@ mod tests {
     use super::*;
 
     fn problem(text: &str, format: Format) -> Problem {
-        read(text.as_bytes(), format).expect_err("this text is wrong")
+        read(&Room::new(), text.as_bytes(), format).expect_err("this text is wrong")
     }
 
     #[test]
     fn json_and_yaml_make_one_tree() {
-        let json = read(br#"[{"a": [1, -2, 1.5, true, null, "x\ny"], "a": {}}]"#, Format::Auto).unwrap().0;
-        let yaml = read(b"- a: [1, -2, 1.5, true, ~, \"x\\ny\"]\n  a: {}\n", Format::Auto).unwrap().0;
+        let room = Room::new();
+        let json = read(&room, br#"[{"a": [1, -2, 1.5, true, null, "x\ny"], "a": {}}]"#, Format::Auto).unwrap().0;
+        let yaml = read(&room, b"- a: [1, -2, 1.5, true, ~, \"x\\ny\"]\n  a: {}\n", Format::Auto).unwrap().0;
         assert_eq!(format!("{json:?}"), format!("{yaml:?}"));
     }
 
     #[test]
     fn a_flow_of_yaml_is_read_though_it_begins_like_json() {
-        let (node, language) = read(b"[{kind: Phase, id: a}]", Format::Auto).unwrap();
+        let room = Room::new();
+        let (node, language) = read(&room, b"[{kind: Phase, id: a}]", Format::Auto).unwrap();
         assert_eq!((node.kind(), language), ("a list", Language::Yaml));
     }
 
@@ -423,7 +448,7 @@ mod tests {
 
     #[test]
     fn bytes_that_are_not_utf8_are_placed() {
-        let problem = read(b"- a\n- \xff\n", Format::Auto).expect_err("not UTF-8");
+        let problem = read(&Room::new(), b"- a\n- \xff\n", Format::Auto).expect_err("not UTF-8");
         assert_eq!((problem.reason, problem.place.map(|p| (p.line, p.column))), (Reason::Syntax, Some((2, 3))));
     }
 
@@ -458,12 +483,13 @@ mod tests {
     #[test]
     fn comments_are_skipped_however_many_there_are() {
         let text = format!("{0}- a:\n{0}    - b\n{0}", "  # a comment\n".repeat(1_000));
-        assert_eq!(read(text.as_bytes(), Format::Auto).unwrap().0.kind(), "a list");
+        assert_eq!(read(&Room::new(), text.as_bytes(), Format::Auto).unwrap().0.kind(), "a list");
     }
 
     #[test]
     fn words_that_old_yaml_took_for_booleans_are_texts() {
-        let (node, _) = read(b"[yes, no, on, off, y, n]", Format::Yaml).unwrap();
+        let room = Room::new();
+        let (node, _) = read(&room, b"[yes, no, on, off, y, n]", Format::Yaml).unwrap();
         let Tree::List(items) = node.tree else { panic!("a list") };
         assert!(items.iter().all(|item| matches!(item.tree, Tree::Text(_))));
     }

@@ -70,10 +70,26 @@ impl SessionId {
         Self(format!("{head}-{hash}").into())
     }
 
+    /// Whether this may be [`Self::default_for`] these names: right whenever it is no, and without making a text, for
+    /// whoever looks for one among ten thousand resources.
+    pub fn may_be_default_for(&self, namespace: &str, name: &str) -> bool {
+        if !namespace.is_ascii() || !name.is_ascii() {
+            return true;
+        }
+        let whole = namespace.bytes().chain([b'_']).chain(name.bytes());
+        let whole = whole.map(|byte| if is_token_byte(byte) { byte } else { b'_' });
+        // A hash may follow, and the head before it is cut for it.
+        let head = (namespace.len() + 1 + name.len()).min(SESSION_ID_BYTES_MAX - HASH_BYTES - 1);
+        self.0.len() >= head && self.0.bytes().zip(whole).take(head).all(|(own, theirs)| own == theirs)
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
+
+/// Of a hash over names, in hexadecimal.
+const HASH_BYTES: usize = 16;
 
 fn hash_of_names(namespace: &str, name: &str) -> String {
     let mut hash = Sha256::new();
@@ -341,7 +357,20 @@ mod tests {
         assert_eq!(Prefix::new(&"a".repeat(257)), Err(PrefixError::TooLong));
     }
 
+    #[test]
+    fn another_names_default_is_told_apart_without_making_it() {
+        let id = SessionId::default_for("prod", "deploy.v1");
+        assert!(!id.may_be_default_for("prod", "deploy.v2"));
+        assert!(!id.may_be_default_for("prod", "deploy.v1x"));
+        assert!(!id.may_be_default_for("test", "deploy.v1"));
+    }
+
     proptest! {
+        #[test]
+        fn a_default_may_be_that_of_its_own_names(namespace in "[a-zé-]{0,140}", name in "[a-z._-]{0,140}") {
+            prop_assert!(SessionId::default_for(&namespace, &name).may_be_default_for(&namespace, &name));
+        }
+
         #[test]
         fn what_is_put_together_comes_apart_the_same(id in "[A-Za-z0-9_-]{1,128}", channel in 0..Channel::ALL.len()) {
             let prefix = Prefix::default();

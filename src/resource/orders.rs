@@ -2,9 +2,8 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
-use serde_json::Value;
-
 use super::{
+    phases::Phases,
     spec::{self, ConfigMapKey, PhaseManifestSpec, UpdatePolicy},
     written::Number,
 };
@@ -39,8 +38,8 @@ pub struct Orders<'a> {
 /// Where the phases are.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum ManifestSource<'a> {
-    /// In the spec, as written: for `manifest` to judge. Empty where the spec names no phases at all.
-    Inline(&'a [Value]),
+    /// In the spec, as written: for `manifest` to judge. Nothing where the spec names no phases at all.
+    Inline(Option<&'a Phases>),
     ConfigMap(&'a ConfigMapKey),
 }
 
@@ -92,12 +91,12 @@ impl<'a> Orders<'a> {
 
 fn manifest_source<'a>(spec: &'a PhaseManifestSpec, found: &mut Problems) -> ManifestSource<'a> {
     match (&spec.phases, &spec.manifest_from) {
-        (phases, None) => ManifestSource::Inline(phases.as_deref().unwrap_or_default()),
+        (phases, None) => ManifestSource::Inline(phases.as_ref()),
         (None, Some(from)) => ManifestSource::ConfigMap(&from.config_map),
         (Some(phases), Some(_)) => {
             let message = "the phases are given twice, in phases and by manifestFrom".to_owned();
             found.add(Reason::BadValue, "/spec/manifestFrom", message, "remove one of them");
-            ManifestSource::Inline(phases)
+            ManifestSource::Inline(Some(phases))
         }
     }
 }

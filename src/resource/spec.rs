@@ -11,10 +11,10 @@
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::{
     phase_schema::phases_schema,
+    phases::Phases,
     status::PhaseManifestStatus,
     written::{Number, duration_schema, factor_schema},
 };
@@ -59,7 +59,7 @@ use super::{
 pub struct PhaseManifestSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "phases_schema")]
-    pub phases: Option<Vec<Value>>,
+    pub phases: Option<Phases>,
 
     /// Takes the phases from elsewhere instead of from phases. What is there is read when the resource changes and
     /// when what it names does.

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use crate::support::{self, Cluster};
 
 /// `make generate` writes it, `pmp crd` prints it.
-const COMMITTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/crds/phasemanifests.yaml");
+pub(crate) const COMMITTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/crds/phasemanifests.yaml");
 
 #[test]
 fn committed_crd_is_the_generated_one() {

@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -41,6 +42,15 @@ struct Servers {
     etcd: Mutex<Process>,
     api_command: Command,
     etcd_command: Command,
+}
+
+/// Whether etcd waits for its disk.
+static ON_DISK: AtomicBool = AtomicBool::new(false);
+
+#[allow(dead_code, reason = "tests have no use for it, the bench has")]
+/// From now on etcd waits for its disk at every write, as it does in production: for whoever measures.
+pub fn keep_on_disk() {
+    ON_DISK.store(true, Ordering::Relaxed);
 }
 
 /// The cluster of this test binary, started by whoever asks first.
@@ -232,8 +242,11 @@ fn etcd_command(dir: &Path, port: u16, peer_port: u16) -> Command {
     command.args(["--listen-client-urls", &client_url, "--advertise-client-urls", &client_url]);
     command.args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url]);
     command.args(["--initial-cluster", &format!("default={peer_url}")]);
-    // The data dies with the test; what a power failure would leave of it does not matter.
-    command.args(["--unsafe-no-fsync", "--log-level", "warn"]);
+    command.args(["--log-level", "warn"]);
+    if !ON_DISK.load(Ordering::Relaxed) {
+        // The data dies with the test; what a power failure would leave of it does not matter.
+        command.arg("--unsafe-no-fsync");
+    }
     command
 }
 

@@ -23,6 +23,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 pub use authority::{Authority, Identity};
+#[allow(unused_imports, reason = "tests have no use for it, the bench has")]
+pub use cluster::keep_on_disk;
 pub use cluster::{Cluster, cluster, own_cluster};
 pub use nats::{Nats, NatsConfig, Tls, nats, shared_nats};
 pub use passage::Passage;

@@ -31,6 +31,8 @@ impl Process {
         let pid_file = dir.join("pid");
         let mut leash = Command::new(super::tool("leash"));
         leash.arg(&pid_file).arg(command.get_program()).args(command.get_args());
+        // Two operators of two tests would want the same port.
+        leash.env("PMP_GATEWAY_ADDR", "127.0.0.1:0");
         for (key, value) in command.get_envs() {
             match value {
                 Some(value) => leash.env(key, value),

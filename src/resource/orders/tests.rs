@@ -18,7 +18,7 @@ fn an_empty_spec_is_the_engines_defaults() {
     let empty = spec(json!({}));
     let orders = Orders::new(&empty).expect("nothing wrong");
     assert_eq!(orders.settings, Settings::default());
-    assert_eq!(orders.manifest, ManifestSource::Inline(&[]));
+    assert_eq!(orders.manifest, ManifestSource::Inline(None));
     assert_eq!((orders.connection, orders.session_id, orders.revision_history_limit), ("default", None, 10));
 }
 

@@ -315,10 +315,10 @@ fn what_does_not_fit_even_so_is_refused_with_the_numbers() {
 fn a_large_spec_leaves_less_room_for_status() {
     let mut object = PhaseManifest::new("a", PhaseManifestSpec::default());
     assert_eq!(status_bytes_max(&object), STATUS_BYTES_MAX);
-    object.spec.phases = Some(vec![json!("x".repeat(1_200_000))]);
+    object.spec.phases = Some(vec![json!("x".repeat(1_200_000))].into());
     let room = status_bytes_max(&object);
     assert!((200_000..270_000).contains(&room), "{room}");
-    object.spec.phases = Some(vec![json!("x".repeat(2_000_000))]);
+    object.spec.phases = Some(vec![json!("x".repeat(2_000_000))].into());
     assert_eq!(status_bytes_max(&object), 0);
 }
 

@@ -76,7 +76,19 @@ impl Bed {
         command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/runtime.py"));
         command.args(["--nats", &self.nats_url, "--prefix", &self.prefix, "--name", name, "--allow-exec"]);
         command.args(["--concurrency", "8"]).args(arguments);
-        let runtime = Process::start(name, &command);
+        Self::listening(name, &command).await
+    }
+
+    /// A copy of `pmp runtime` that takes everything, as soon as it listens. Its name has something random behind it.
+    pub async fn shipped_runtime(&self, name: &str) -> Process {
+        let mut command = Command::new(bin());
+        command.args(["runtime", "--nats", &self.nats_url, "--subject-prefix", &self.prefix, "--name", name]);
+        command.args(["--allow-exec", "--concurrency", "8"]);
+        Self::listening(name, &command).await
+    }
+
+    async fn listening(name: &str, command: &Command) -> Process {
+        let runtime = Process::start(name, command);
         eventually(SOON, "the runtime listens", async || runtime.stderr().contains("waits for phases").then_some(()))
             .await;
         runtime

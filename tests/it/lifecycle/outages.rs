@@ -25,12 +25,13 @@ async fn a_nats_server_that_was_away_in_mid_run_costs_time_and_nothing_else() {
     let cluster = crate::resource::cluster().await;
     let server = nats(NatsConfig::default()).await;
     let bed = Bed::on(&cluster, &server.url, "nats-away").await;
-    let (_one, _two) = (bed.runtime("one").await, bed.runtime("two").await);
-    let mut phases = chain(&bed, 6, "0.1");
+    let (_one, _two) = (bed.shipped_runtime("one").await, bed.runtime("two").await);
+    let mut phases = chain(&bed, 6, "0.2");
     phases[2] = bed.gated("p2", &["p1"]);
     let _operator = bed.operator();
     bed.create("boot", json!({"phases": phases, "timeouts": {"offer": "1s"}})).await;
     bed.pid("p2").await;
+    bed.until_phase("boot", "p2", "Running").await;
     server.stop().await;
     // Its end is heard of by nobody.
     bed.open("p2");
