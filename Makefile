@@ -43,7 +43,7 @@ it: testbed ## The model tests, and the tests on real servers
 	$(call stage,run the model tests and those on real servers,$(CARGO) test --quiet --test it -- --skip faults::)
 
 faults: testbed ## Kill, stop and cut off the real processes in mid-run; prints what came of each
-	$(call stage,make faults in mid-run,$(CARGO) test --quiet --test it faults:: -- --test-threads 4)
+	$(call stage,make faults in mid-run,list=$$(mktemp) && PMP_FAULTS_LIST=$$list $(CARGO) test --quiet --test it faults:: -- --test-threads 4 && sort $$list && rm $$list)
 
 testbed: servers python ## Build the real servers and the Python environment; does nothing when they are there
 
