@@ -3,11 +3,13 @@
 CARGO ?= cargo
 MANIFEST ?= examples/boot.yaml
 CASES ?= 20000
+SOAK_KILLS ?= 500
+SOAK_SECONDS ?= 1800
 BEGAN := $(shell date +%s)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test lint format clippy unit it testbed servers python generate fuzz guards bench bench-peers deny clean
+.PHONY: help run test lint format clippy unit it faults testbed servers python generate fuzz guards soak bench bench-peers deny clean
 
 # $(call stage,what it does,command): says so, runs it, and says how long it took.
 define stage
@@ -22,7 +24,7 @@ help: ## List the targets
 run: ## Run a manifest on this machine: no cluster, no NATS (MANIFEST=examples/boot.yaml)
 	$(CARGO) run --release -- run $(MANIFEST)
 
-test: format testbed clippy unit it ## Everything: the test bed, lints, unit tests, model and real-server tests
+test: format testbed clippy unit it faults ## Everything: the test bed, lints, unit tests, model and real-server tests
 	@printf '\n==> all passed in %d s\n' "$$(( $$(date +%s) - $(BEGAN) ))"
 
 lint: format clippy ## Formatting and lints, no warning allowed
@@ -33,11 +35,15 @@ format:
 clippy:
 	$(call stage,lint all targets,$(CARGO) clippy --quiet --all-targets -- -D warnings)
 
-unit: ## The tests beside the code: no server, no network
+unit: ## The tests beside the code and the examples in its documentation: no server, no network
 	$(call stage,run the unit tests,$(CARGO) test --quiet --lib --bins)
+	$(call stage,run the examples of the documentation,$(CARGO) test --quiet --doc)
 
 it: testbed ## The model tests, and the tests on real servers
-	$(call stage,run the model tests and those on real servers,$(CARGO) test --quiet --test it)
+	$(call stage,run the model tests and those on real servers,$(CARGO) test --quiet --test it -- --skip faults::)
+
+faults: testbed ## Kill, stop and cut off the real processes in mid-run; prints what came of each
+	$(call stage,make faults in mid-run,$(CARGO) test --quiet --test it faults:: -- --test-threads 4)
 
 testbed: servers python ## Build the real servers and the Python environment; does nothing when they are there
 
@@ -50,6 +56,7 @@ python:
 generate: ## Write the generated files anew
 	@mkdir -p crds
 	$(CARGO) run --quiet -- crd > crds/.phasemanifests.yaml && mv crds/.phasemanifests.yaml crds/phasemanifests.yaml
+	$(CARGO) run --quiet -- openapi > docs/.openapi.json && mv docs/.openapi.json docs/openapi.json
 
 fuzz: ## The property and model tests with many more cases, optimised (CASES=20000)
 	$(call stage,run the property tests with $(CASES) cases each,PROPTEST_CASES=$(CASES) $(CARGO) test --release --quiet --lib)
@@ -63,6 +70,9 @@ bench: servers ## How fast we are, on real servers, beside Argo where it was bui
 
 bench-peers: ## Build Argo's own controller for `make bench`: ten to twenty minutes, at the lowest priority
 	$(call stage,build the peers,benches/peers/build)
+
+soak: testbed ## The long form: the operator killed 500 times within 30 minutes (SOAK_KILLS=500 SOAK_SECONDS=1800)
+	$(call stage,kill the operator $(SOAK_KILLS) times within $(SOAK_SECONDS) s,PMP_SOAK_KILLS=$(SOAK_KILLS) PMP_SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --quiet --test it faults::soak::)
 
 deny: ## Licences, bans and advisories of the dependencies (needs cargo-deny)
 	$(call stage,check the dependencies,$(CARGO) deny check)

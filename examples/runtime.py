@@ -4,12 +4,13 @@
     pip install nats-py
     python runtime.py --nats nats://localhost:4222 --label site=lab --allow-exec
 
-It keeps the rules of a good runtime:
+It keeps the rules of a good runtime (docs/runtimes.md):
   - it begins only after the operator has answered its ack with x-granted: true, so no phase ever runs twice;
   - it stays silent about phases whose labels it does not carry, and declines those that it cannot do;
   - offered an attempt that it holds or has finished, it says again what it knows;
   - it says `running` every ten seconds (--heartbeat), so that its silence can be told from long work;
   - it stops an attempt when .control says so, and answers .control x-report at once;
+  - it says how an attempt ended until a stream, or else a live connection, has taken it, and once more after a reconnect;
   - on SIGTERM it takes nothing new, lets what runs finish for --drain seconds, stops the rest, and reports it all.
 """
 
@@ -20,12 +21,15 @@ import logging
 import os
 import secrets
 import signal
+import sys
 import time
 from datetime import datetime, timezone
 
 import nats
 
 OUTCOMES_KEPT = 3600  # seconds that the end of an attempt is remembered
+IN_DOUBT = 600  # seconds for which an answer is asked for that may have been yes
+UNNOTICED = 30  # seconds that a connection may be dead before anyone notices
 STOP_GRACE = 5  # seconds between SIGTERM and SIGKILL
 LINE_BYTES_MAX = 4096
 
@@ -41,37 +45,74 @@ class Attempt:
 
     def __init__(self, session, phase_id, token, spec):
         self.session, self.phase_id, self.token, self.spec = session, phase_id, token, spec
-        self.granted, self.process, self.cancelled = False, None, asyncio.Event()
-        self.ended, self.ended_at = None, None
+        self.granted, self.cancelled = False, asyncio.Event()
+        self.ended, self.ended_at, self.said_at, self.kept = None, None, None, False
+
+    def names(self):
+        """Variables by which the command may know what it runs for."""
+        return {"PMP_SESSION_ID": self.session, "PMP_PHASE_ID": self.phase_id, "PMP_ATTEMPT": self.token}
 
 
 class Runtime:
     def __init__(self, options):
         self.options = options
         self.labels = dict(label.split("=", 1) for label in options.label)
-        self.nc, self.attempts, self.tasks, self.draining = None, {}, set(), False
+        self.nc, self.attempts, self.tasks = None, {}, set()
+        self.draining, self.stopping = False, False
         self.slots = asyncio.Semaphore(options.concurrency)
+        self.keeps_reports, self.look_at = False, 0  # whether a stream keeps them, and when to look (again)
+        self.lost_at = None
 
     async def serve(self, stop):
         options = self.options
-        self.nc = await nats.connect(options.nats, name=options.name, max_reconnect_attempts=-1, ping_interval=5)
-        # Runtimes of one label set share the offers; commands are for everyone.
-        group = "exec;" + (",".join(f"{k}={v}" for k, v in sorted(self.labels.items())) or "all")
-        targets = await self.nc.subscribe(f"{options.prefix}.*.target", queue=group, cb=self.on_target)
-        await self.nc.subscribe(f"{options.prefix}.*.control", cb=self.on_control)
+        self.nc = await nats.connect(
+            options.nats, name=options.name, user_credentials=options.creds, ping_interval=5, max_outstanding_pings=2,
+            max_reconnect_attempts=-1, reconnect_time_wait=0.5, pending_size=0,  # 0: what cannot be sent now is refused
+            disconnected_cb=self.on_disconnected, reconnected_cb=self.on_reconnected, error_cb=self.on_error)
+        # Runtimes of one label set that can do the same share the offers; commands are for everyone.
+        labels = ",".join(f"{k}={v}" for k, v in sorted(self.labels.items())) or "none"
+        group = f"{'exec' if options.allow_exec else 'exec-none'};{labels}"
+        session = options.session or "*"
+        await self.nc.subscribe(f"{options.prefix}.{session}.control", cb=self.on_control)
+        targets = await self.nc.subscribe(f"{options.prefix}.{session}.target", queue=group, cb=self.on_target)
         await self.nc.flush()
         log.info("%s waits for phases as %s", options.name, group)
         await stop.wait()
         log.info("draining: %d attempts are open", len(self.tasks))
         self.draining = True
-        await targets.unsubscribe()
+        try:
+            await targets.unsubscribe()  # its offers go to the others of its group
+        except nats.errors.Error:
+            pass  # not connected: nothing is offered either
         if self.tasks:
             await asyncio.wait(self.tasks, timeout=options.drain)
+        self.stopping = True
         for attempt in self.attempts.values():
             attempt.cancelled.set()
         if self.tasks:
-            await asyncio.wait(self.tasks)
-        await self.nc.drain()  # sends what is still on its way
+            await asyncio.wait(self.tasks, timeout=3 * STOP_GRACE)
+        unsaid = len(self.tasks)
+        try:
+            await asyncio.wait_for(self.nc.flush(), 2)  # sends what is still on its way
+        except (nats.errors.Error, asyncio.TimeoutError) as error:
+            log.warning("whether the last reports arrived is not known: %r", error)
+        return 1 if unsaid else 0
+
+    # The connection
+
+    async def on_disconnected(self):
+        log.warning("the connection to NATS is lost; what runs goes on")
+        self.lost_at = self.lost_at or time.monotonic()
+
+    async def on_reconnected(self):
+        log.info("connected again")
+        since, self.lost_at, self.look_at = (self.lost_at or time.monotonic()) - UNNOTICED, None, 0
+        for attempt in list(self.attempts.values()):  # a dead connection takes messages for a while
+            if not attempt.ended or (attempt.said_at and attempt.said_at >= since and not attempt.kept):
+                await self.report(attempt)
+
+    async def on_error(self, error):
+        log.warning("NATS: %s", error)
 
     # What the operator says
 
@@ -82,22 +123,24 @@ class Runtime:
             selector = (spec.get("selector") or {}).get("matchLabels") or {}
             attempt = Attempt(message.subject.split(".")[-2], body["phaseId"], body["x-attempt"], spec)
             not_after = body.get("x-notAfter")
+            not_after = not_after and datetime.fromisoformat(not_after.replace("Z", "+00:00"))
+            is_ours = all(self.labels.get(k) == v for k, v in selector.items())
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             return log.warning("a target that cannot be read: %r", error)
-        if self.draining or any(self.labels.get(k) != v for k, v in selector.items()):
+        if self.draining or not is_ours:
             return None  # somebody else's
         known = self.attempts.get((attempt.session, attempt.token))
         if known:
             return await self.report(known)
-        if not_after and datetime.fromisoformat(not_after.replace("Z", "+00:00")) < datetime.now(timezone.utc):
-            return await self.ack(attempt, accepted=False, **{"x-reason": "Expired", "x-now": now()})
+        if not_after and not_after < datetime.now(timezone.utc):
+            return await self.decline(attempt, **{"x-reason": "Expired", "x-now": now()})
         if not isinstance(spec.get("x-exec"), dict):
-            return await self.ack(attempt, accepted=False, **{"x-reason": "NoExec"})
+            return await self.decline(attempt, **{"x-reason": "NoExec"})
         if not self.options.allow_exec:
-            return await self.ack(attempt, accepted=False, **{"x-reason": "NotAllowed"})
+            return await self.decline(attempt, **{"x-reason": "NotAllowed"})
         self.forget_old()
         self.attempts[attempt.session, attempt.token] = attempt
-        task = asyncio.create_task(self.attend(attempt))
+        task = asyncio.create_task(self.attend(attempt, not_after))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
@@ -121,38 +164,71 @@ class Runtime:
 
     # What we say
 
-    async def ack(self, attempt, accepted, **more):
-        body = {"phaseId": attempt.phase_id, "accepted": accepted, "queued": False, "x-attempt": attempt.token,
-                "x-runtime": self.options.name, **more}
-        subject = f"{self.options.prefix}.{attempt.session}.ack"
-        if not accepted:
-            return await self.publish(subject, body)
-        body["x-heartbeat"] = f"{self.options.heartbeat}s"
-        reply = await self.nc.request(subject, json.dumps(body).encode(), timeout=2)
-        return json.loads(reply.data).get("x-granted") is True
+    def about(self, attempt, **more):
+        return {"phaseId": attempt.phase_id, "x-attempt": attempt.token, "x-runtime": self.options.name, **more}
+
+    async def decline(self, attempt, **why):
+        await self.publish(attempt, "ack", self.about(attempt, accepted=False, queued=False, **why))
 
     async def report(self, attempt):
-        if not attempt.granted:
-            return
-        body = attempt.ended or {"status": "running"}
-        body = {"phaseId": attempt.phase_id, **body, "updated": now(), "x-attempt": attempt.token,
-                "x-runtime": self.options.name, "x-heartbeat": f"{self.options.heartbeat}s"}
-        await self.publish(f"{self.options.prefix}.{attempt.session}.state", body)
+        """Once. What is lost is said again at the next heartbeat, x-report or reconnect."""
+        if attempt.granted:
+            await self.publish(attempt, "state", self.state(attempt))
 
-    async def publish(self, subject, body):
+    def state(self, attempt):
+        body = attempt.ended or {"status": "running"}
+        return self.about(attempt, **body, updated=now(), **{"x-heartbeat": f"{self.options.heartbeat}s"})
+
+    async def publish(self, attempt, channel, body):
+        """True if a connection that was up took it."""
         try:
-            await self.nc.publish(subject, json.dumps(body).encode())
-        except nats.errors.Error as error:  # it is said again when the operator asks (x-report) or offers again
-            log.warning("could not publish on %s: %s", subject, error)
+            await self.nc.publish(f"{self.options.prefix}.{attempt.session}.{channel}", json.dumps(body).encode())
+            return True
+        except nats.errors.Error as error:
+            log.warning("%s: .%s was not taken: %r", attempt.phase_id, channel, error)
+            return False
+
+    async def conclude(self, attempt):
+        """Says how it ended until somebody has it: a stream that confirms it, else a live connection."""
+        pause = 0.2
+        while True:
+            attempt.kept = await self.store(attempt)
+            if attempt.kept or (attempt.kept is None and await self.publish(attempt, "state", self.state(attempt))):
+                attempt.said_at = time.monotonic()
+                return
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 5)
+
+    async def store(self, attempt):
+        """True if a stream has it, None if no stream takes it, False if that is not known."""
+        subject, stream = f"{self.options.prefix}.{attempt.session}.state", self.nc.jetstream(timeout=2)
+        try:
+            if time.monotonic() >= self.look_at:  # once a connection, and once a minute while there is none
+                self.keeps_reports, self.look_at = False, time.monotonic() + 60
+                await stream.find_stream_name_by_subject(subject)
+                self.keeps_reports, self.look_at = True, float("inf")
+        except (nats.errors.Error, nats.js.errors.Error, asyncio.TimeoutError) as error:
+            log.debug("no stream is known to keep reports: %r", error)
+        if not self.keeps_reports:
+            return None
+        try:
+            await stream.publish(subject, json.dumps(self.state(attempt)).encode())
+            return True
+        except asyncio.TimeoutError as error:
+            log.warning("%s: its end is not confirmed: %r", attempt.phase_id, error)
+            return False
+        except (nats.errors.Error, nats.js.errors.Error) as error:  # full, gone, denied: who is subscribed hears it plainly
+            log.warning("%s: no stream took its end: %r", attempt.phase_id, error)
+            self.keeps_reports, self.look_at = False, time.monotonic() + 60
+            return None
 
     # The work
 
-    async def attend(self, attempt):
+    async def attend(self, attempt, not_after):
         """Asks for the attempt, runs it, reports it."""
-        key = attempt.session, attempt.token
         async with self.slots:  # when all are busy, the offer waits here, unanswered: another runtime may take it
-            if not await self.ask(attempt):
-                del self.attempts[key]
+            if not await self.ask(attempt, not_after):
+                del self.attempts[attempt.session, attempt.token]
                 return
             attempt.granted = True
             log.info("%s: running", attempt.phase_id)
@@ -164,22 +240,38 @@ class Runtime:
                 log.exception("%s: cannot be run", attempt.phase_id)
                 ended = {"status": "failed", "message": f"cannot be run: {error}"[:256]}
             heart.cancel()
-            attempt.ended, attempt.ended_at = ended, time.monotonic()
-            log.info("%s: %s %s", attempt.phase_id, ended["status"], ended.get("message", ""))
-            await self.report(attempt)
+        attempt.ended, attempt.ended_at = ended, time.monotonic()
+        log.info("%s: %s %s", attempt.phase_id, ended["status"], ended.get("message", ""))
+        await self.conclude(attempt)
 
-    async def ask(self, attempt):
-        """True once the operator has bound the attempt to us. A lost answer is asked for again."""
-        for _ in range(5):
-            if self.draining or attempt.cancelled.is_set():
+    async def ask(self, attempt, not_after):
+        """True once the operator has bound the attempt to us.
+
+        A lost answer may have been yes, and then nobody else is ever offered the attempt: it is asked for again, by then
+        also past the target's time, while no operator listens and while we drain.
+        """
+        subject = f"{self.options.prefix}.{attempt.session}.ack"
+        body = self.about(attempt, accepted=True, queued=False, **{"x-heartbeat": f"{self.options.heartbeat}s"})
+        doubt_until, pause = None, 0.2
+        while True:
+            if doubt_until is None:
+                if self.draining or (not_after and not_after < datetime.now(timezone.utc)):
+                    return False
+            elif self.stopping or time.monotonic() > doubt_until:
                 return False
             try:
-                return await self.ack(attempt, accepted=True)
+                reply = await self.nc.request(subject, json.dumps(body).encode(), timeout=2)
+                return json.loads(reply.data)["x-granted"] is True
+            except nats.errors.OutboundBufferLimitError:
+                pass  # not connected: it was not asked
             except nats.errors.NoRespondersError:
-                return False  # no operator listens: this offer is from the past
-            except (nats.errors.Error, ValueError, AttributeError) as error:
+                if doubt_until is None:
+                    return False  # no operator listens: this offer is from the past
+            except (nats.errors.Error, asyncio.TimeoutError, ValueError, KeyError, TypeError) as error:
                 log.warning("%s: no answer to the ack: %r", attempt.phase_id, error)
-        return False
+                doubt_until = doubt_until or time.monotonic() + IN_DOUBT
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 5)
 
     async def beat(self, attempt):
         while True:
@@ -191,10 +283,12 @@ class Runtime:
         command = exec_.get("command")
         if not isinstance(command, list) or not command:
             return {"status": "failed", "message": "x-exec.command is not an array of strings", "x-retryable": False}
+        if attempt.cancelled.is_set():
+            return {"status": "failed", "message": "cancelled"}
         env = {**os.environ, **{k: str(v) for k, v in (exec_.get("env") or {}).items()}}
         try:
             process = await asyncio.create_subprocess_exec(
-                *map(str, command), env=env, cwd=exec_.get("workingDir"), start_new_session=True,
+                *map(str, command), env=env | attempt.names(), cwd=exec_.get("workingDir"), start_new_session=True,
                 stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT)
         except OSError as error:
             return {"status": "failed", "message": f"cannot start {command[0]}: {error.strerror}"}
@@ -212,7 +306,7 @@ class Runtime:
         await asyncio.wait({output}, timeout=1)  # something left behind may hold the output open for ever
         output.cancel()
         if was_cancelled:
-            return {"status": "failed", "message": "cancelled"}
+            return {"status": "failed", "message": "the runtime was stopped" if self.stopping else "cancelled"}
         if code == 0:
             return {"status": "complete"}
         return {"status": "failed", "message": f"ended by signal {-code}" if code < 0 else f"exit status {code}"}
@@ -232,7 +326,7 @@ class Runtime:
     async def log_line(self, attempt, line):
         body = {"phaseId": attempt.phase_id, "level": "info", "message": line.decode(errors="replace").rstrip("\r"),
                 "timestamp": now()}
-        await self.publish(f"{self.options.prefix}.{attempt.session}.log", body)
+        await self.publish(attempt, "log", body)
 
     @staticmethod
     def signal(process, number):
@@ -249,13 +343,15 @@ class Runtime:
 async def main():
     parser = argparse.ArgumentParser(description="A PMP runtime: runs the x-exec commands of phases offered on NATS.")
     parser.add_argument("--nats", default="nats://localhost:4222", metavar="URL")
+    parser.add_argument("--creds", metavar="FILE", help="a .creds file to log in with")
     parser.add_argument("--prefix", default="plan.session", help="subject prefix of the connection")
+    parser.add_argument("--session", help="serve this session only")
     parser.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="a label carried; repeatable")
     parser.add_argument("--name", default=f"{os.uname().nodename}-{secrets.token_hex(4)}",
                         help="x-runtime; no two processes may share one, one after the other neither")
     parser.add_argument("--concurrency", type=int, default=4, help="phases at a time")
     parser.add_argument("--heartbeat", type=int, default=10, help="seconds between two `running`; three missed are the end")
-    parser.add_argument("--drain", type=float, default=30, help="seconds that running phases get after SIGTERM")
+    parser.add_argument("--drain", type=float, default=20, help="seconds that running phases get after SIGTERM")
     parser.add_argument("--allow-exec", action="store_true",
                         help="run commands written in phases: whoever may publish a target may run anything here")
     options = parser.parse_args()
@@ -265,8 +361,8 @@ async def main():
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await Runtime(options).serve(stop)
+    return await Runtime(options).serve(stop)
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    sys.exit(asyncio.run(main()))

@@ -177,7 +177,7 @@ impl Bus {
     }
 
     /// Subjects and patterns that the server denied on this connection; `None` where nothing is ever denied.
-    fn denied(&self) -> Option<watch::Receiver<BTreeSet<String>>> {
+    pub fn denied(&self) -> Option<watch::Receiver<BTreeSet<String>>> {
         self.0.denied()
     }
 }

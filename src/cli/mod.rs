@@ -4,10 +4,13 @@
 
 mod cluster;
 mod crd;
+mod gateway;
 mod nats;
+mod openapi;
 mod operator;
 mod process;
 mod run;
+mod runtime;
 
 use std::process::ExitCode;
 
@@ -25,9 +28,12 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Run(run::Args),
-    // Boxed, because it has as many arguments as all others together.
+    // Boxed, because they have many arguments.
     Operator(Box<operator::Args>),
+    Runtime(Box<runtime::Args>),
+    Gateway(Box<gateway::Args>),
     Crd(crd::Args),
+    Openapi(openapi::Args),
 }
 
 /// Reads the arguments, does what they say, answers with the exit code of the process.
@@ -35,12 +41,17 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match &cli.verb {
         Verb::Operator(args) => args.log.start(),
-        Verb::Run(_) | Verb::Crd(_) => log_to_stderr(),
+        Verb::Runtime(args) => args.log.start(),
+        Verb::Gateway(args) => args.log.start(),
+        Verb::Run(_) | Verb::Crd(_) | Verb::Openapi(_) => log_to_stderr(),
     }
     let done = match cli.verb {
         Verb::Run(args) => run::run(&args),
         Verb::Operator(args) => operator::run(&args),
+        Verb::Runtime(args) => runtime::run(&args),
+        Verb::Gateway(args) => gateway::run(&args),
         Verb::Crd(args) => crd::run(&args),
+        Verb::Openapi(args) => openapi::run(&args),
     };
     done.unwrap_or_else(|error| {
         anstream::eprintln!("pmp: {error:#}");

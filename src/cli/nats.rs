@@ -7,16 +7,13 @@ use anyhow::bail;
 use super::filled;
 use crate::bus::{Auth, ConnectOptions, Secret, Tls};
 
+/// Where NATS is if nobody says.
+const DEFAULT_URL: &str = "nats://127.0.0.1:4222";
+
 #[derive(Debug, clap::Args)]
 pub struct NatsArgs {
-    /// Where NATS is: nats://host:4222, tls://host [repeatable]
-    #[arg(
-        long = "nats-url",
-        env = "NATS_URL",
-        value_name = "URL",
-        value_delimiter = ',',
-        default_value = "nats://127.0.0.1:4222"
-    )]
+    /// Where NATS is: nats://host:4222, tls://host [repeatable] [default: nats://127.0.0.1:4222]
+    #[arg(long = "nats", alias = "nats-url", env = "NATS_URL", value_name = "URL", value_delimiter = ',')]
     urls: Vec<String>,
     /// User name; needs a password
     #[arg(long = "nats-user", env = "NATS_USER", value_name = "NAME")]
@@ -54,16 +51,28 @@ pub struct NatsArgs {
     /// Shake hands before the server's greeting (handshake_first there)
     #[arg(long = "nats-tls-first", env = "NATS_TLS_FIRST")]
     tls_first: bool,
+    /// Subject prefix of replies, where the user may not subscribe to just any: needs <PREFIX>.> [default: a random one]
+    #[arg(long = "nats-inbox-prefix", env = "NATS_INBOX_PREFIX", value_name = "PREFIX")]
+    inbox_prefix: Option<String>,
 }
 
 impl NatsArgs {
+    /// Whether somebody said where NATS is, for verbs that can do without.
+    pub fn is_given(&self) -> bool {
+        !filled(&self.urls).is_empty()
+    }
+
     /// Under this name at the server.
     pub fn options(&self, name: &str) -> anyhow::Result<ConnectOptions> {
-        let mut options = ConnectOptions::new(filled(&self.urls));
+        let urls = if self.is_given() { filled(&self.urls) } else { vec![DEFAULT_URL.to_owned()] };
+        let mut options = ConnectOptions::new(urls);
         name.clone_into(&mut options.name);
         // Of its own name, so that one may be allowed to hear its replies and nobody else's.
         options.inbox_prefix = format!("_INBOX_{name}.{:016x}", rand::random::<u64>());
         options.auth = self.auth()?;
+        if let Some(prefix) = self.inbox_prefix.as_ref().filter(|prefix| !prefix.is_empty()) {
+            options.inbox_prefix.clone_from(prefix);
+        }
         options.tls = Tls {
             required: self.ca.is_some() || self.cert.is_some() || self.tls_first,
             ca: self.ca.clone(),
@@ -130,6 +139,12 @@ mod tests {
         assert!(auth(&["--nats-token=t", "--nats-token-file=f"]).is_err());
         assert!(auth(&["--nats-user=a"]).is_err());
         assert!(auth(&["--nats-password=b"]).is_err());
+    }
+
+    #[test]
+    fn addresses_are_given_one_by_one_or_in_a_list_under_either_name() {
+        let line = Line::parse_from(["operator", "--nats", "nats://a,nats://b", "--nats-url=nats://c"]);
+        assert_eq!(line.args.urls, ["nats://a", "nats://b", "nats://c"]);
     }
 
     #[test]

@@ -10,13 +10,14 @@ use tokio_util::sync::CancellationToken;
 use super::{
     cluster::{ClusterArgs, cluster_id},
     filled,
+    gateway::{GatewayArgs, logs, serve_at},
     nats::NatsArgs,
     process::{LogArgs, process_name, signals},
 };
 use crate::{
     bus::Bus,
-    controller::{self, Options, Scope, Selector, heart::Heart, labels::LabelRules},
-    gateway::{health, serve},
+    controller::{self, Options, Scope, Selector, View, heart::Heart, labels::LabelRules},
+    gateway::{self, Role, health, serve},
     protocol::Prefix,
     sessions::Clock,
 };
@@ -49,6 +50,8 @@ pub struct Args {
     /// Where /livez and /readyz answer; port 0 takes a free one, which the log names
     #[arg(long, env = "PMP_HEALTH_ADDR", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     health_addr: SocketAddr,
+    #[command(flatten)]
+    gateway: GatewayArgs,
     #[command(flatten)]
     pub log: LogArgs,
     #[command(flatten)]
@@ -95,14 +98,34 @@ async fn live(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn operate(args: &Args, heart: Heart, stop: CancellationToken) -> anyhow::Result<()> {
-    match stop.run_until_cancelled(options(args, heart)).await {
-        Some(options) => controller::run(options?, stop).await.context("the operator cannot go on"),
-        None => Ok(()),
-    }
+    let Some(options) = stop.run_until_cancelled(options(args, heart)).await else { return Ok(()) };
+    let options = options?;
+    let served = serve_at(args.gateway.address()?, front(args, &options, &stop).await?, &stop).await?;
+    let ended = controller::run(options, stop.clone()).await.context("the operator cannot go on");
+    stop.cancel();
+    served.await.context("the gateway ended early")?;
+    ended
+}
+
+/// The gateway of this operator, over the same cache and connection.
+async fn front(args: &Args, options: &Options, stop: &CancellationToken) -> anyhow::Result<gateway::Options> {
+    Ok(gateway::Options {
+        client: options.client.clone(),
+        view: options.view.clone(),
+        heart: options.heart.clone(),
+        scope: options.scope.clone(),
+        selector: options.selector.clone(),
+        bound: None,
+        logs: Some(logs(&options.bus, &options.prefix, stop).await?),
+        bus: Some(options.bus.clone()),
+        role: Role::Operator,
+        bounds: args.gateway.bounds(),
+    })
 }
 
 /// Everything but the API server is judged first: a wrong argument is told at once.
 async fn options(args: &Args, heart: Heart) -> anyhow::Result<Options> {
+    args.gateway.address()?;
     let prefix = Prefix::new(&args.subject_prefix).context("--subject-prefix")?;
     let selector = match args.label_selector.as_deref().filter(|text| !text.is_empty()) {
         Some(text) => Some(Selector::new(text).context("--label-selector")?),
@@ -118,5 +141,17 @@ async fn options(args: &Args, heart: Heart) -> anyhow::Result<Options> {
     let origin = cluster_id(&client).await?;
     let process = process_name();
     tracing::info!(origin, process, "the API server answers");
-    Ok(Options { client, bus, prefix, origin, process, scope, selector, labels, heart, clock: Clock::System })
+    Ok(Options {
+        client,
+        bus,
+        prefix,
+        origin,
+        process,
+        scope,
+        selector,
+        labels,
+        heart,
+        view: View::new(),
+        clock: Clock::System,
+    })
 }

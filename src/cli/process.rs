@@ -40,9 +40,15 @@ impl LogArgs {
 
 /// `<host>-<random>`: the host is the pod's name, the rest keeps a restarted container apart from its last life.
 pub fn process_name() -> String {
-    let host = std::env::var("HOSTNAME").ok().filter(|name| !name.is_empty()).unwrap_or_else(|| "pmp".to_owned());
+    format!("{}-{:08x}", host_name(), rand::random::<u32>())
+}
+
+/// What this machine, or this pod, calls itself; at most 100 bytes.
+pub fn host_name() -> String {
+    let from_kernel = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let host = std::env::var("HOSTNAME").ok().filter(|name| !name.is_empty()).unwrap_or_else(from_kernel);
     let host: String = host.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.')).take(100).collect();
-    format!("{host}-{:08x}", rand::random::<u32>())
+    if host.is_empty() { "pmp".to_owned() } else { host }
 }
 
 /// SIGINT and SIGTERM as the exit codes that a process has that ends by them.

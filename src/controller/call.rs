@@ -3,7 +3,11 @@
 //! The client has no read timeout, because its watches are open for minutes; so every other call goes through here. It
 //! must not retry: whoever calls knows better when to try again.
 
-use std::future::Future;
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    sync::{Mutex, PoisonError},
+};
 
 use kube::core::Status;
 
@@ -53,7 +57,8 @@ impl Error {
         }
     }
 
-    fn status(&self) -> Option<&Status> {
+    /// What the API server said, where it said anything.
+    pub fn status(&self) -> Option<&Status> {
         match self {
             Self::Refused { source, .. } => match &**source {
                 kube::Error::Api(status) => Some(status),
@@ -66,24 +71,68 @@ impl Error {
 
 /// Waits for the answer, for at most [`CALL_TIMEOUT`].
 pub async fn call<T>(what: &'static str, call: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
-    match tokio::time::timeout(CALL_TIMEOUT, call).await {
+    let answer = match tokio::time::timeout(CALL_TIMEOUT, call).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(source)) => Err(Error::Refused { what, source: Box::new(source) }),
         Err(_) => Err(Error::Timeout { what }),
+    };
+    let outcome = match &answer {
+        Ok(_) => Outcome::Done,
+        Err(error) if error.status().is_some_and(|status| (400..500).contains(&status.code)) => Outcome::Refused,
+        Err(_) => Outcome::Unanswered,
+    };
+    let mut tally = TALLY.lock().unwrap_or_else(PoisonError::into_inner);
+    *tally.entry((what, outcome)).or_default() += 1;
+    answer
+}
+
+/// How a call ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    Done,
+    /// With a 4xx, which is often an answer: not found, already there, written to in between.
+    Refused,
+    /// Not in time, not at all, or with a 5xx.
+    Unanswered,
+}
+
+impl Outcome {
+    /// One word, for metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Refused => "refused",
+            Self::Unanswered => "unanswered",
+        }
     }
 }
 
+/// Of the whole process, since there is one API server. As many rows as there are calls in the code, times three.
+static TALLY: Mutex<BTreeMap<(&'static str, Outcome), u64>> = Mutex::new(BTreeMap::new());
+
+/// How often each call was made, by what it was for and how it ended.
+pub fn tally() -> Vec<(&'static str, Outcome, u64)> {
+    let tally = TALLY.lock().unwrap_or_else(PoisonError::into_inner);
+    tally.iter().map(|(&(what, outcome), &count)| (what, outcome, count)).collect()
+}
+
+/// The object's metadata alone, for tasks that live as long as a session and need to know which object is theirs: spec
+/// and status of ten small phases take some 10 KiB, and would be held twice for each of ten thousand sessions.
+pub(crate) fn identity(object: &PhaseManifest) -> PhaseManifest {
+    PhaseManifest { metadata: object.metadata.clone(), ..PhaseManifest::default() }
+}
+
 /// Where the object is, as the API server wrote it; empty only for one that was never stored.
-pub(super) fn namespace(object: &PhaseManifest) -> &str {
+pub(crate) fn namespace(object: &PhaseManifest) -> &str {
     object.metadata.namespace.as_deref().unwrap_or_default()
 }
 
 /// The name, as the API server wrote it; empty only for one that was never stored.
-pub(super) fn name(object: &PhaseManifest) -> &str {
+pub(crate) fn name(object: &PhaseManifest) -> &str {
     object.metadata.name.as_deref().unwrap_or_default()
 }
 
 /// The uid, as the API server wrote it; empty only for one that was never stored.
-pub(super) fn uid(object: &PhaseManifest) -> &str {
+pub(crate) fn uid(object: &PhaseManifest) -> &str {
     object.metadata.uid.as_deref().unwrap_or_default()
 }

@@ -88,7 +88,7 @@ impl Claim {
     }
 
     /// The lowest of all claims to an id has it: default before explicit, then the older, then the lower uid.
-    fn rank(&self) -> (Naming, Timestamp, &str) {
+    pub(super) fn rank(&self) -> (Naming, Timestamp, &str) {
         (self.naming, self.created_at, &self.uid)
     }
 }

@@ -1,4 +1,4 @@
-//! Commands from the bus, written into the spec: `.control` of a client, to a session of ours.
+//! Commands of clients, written into the spec: `.control` on the bus, POST /control and its like over HTTP.
 //!
 //! A command changes what a person could have changed with `kubectl edit`, and nothing else: suspend, shutdown and
 //! requests. The spec stays the one place where it stands what is wanted, so a command that was obeyed survives a crash
@@ -19,7 +19,7 @@ use crate::{
     resource::{PhaseManifest, Request, RequestAction, Shutdown},
 };
 
-/// On the resource: the connection and the words of the last command that was obeyed.
+/// On the resource: who said the last command that was obeyed, and its words.
 pub const LAST_COMMAND_ANNOTATION: &str = "pmp.dev/last-command";
 
 /// Most entries of `spec.requests` (the schema's own bound).
@@ -47,15 +47,25 @@ impl CommandId {
         }
     }
 
+    /// Of a request over HTTP: with a name of its own the same whenever it is repeated.
+    pub fn over_http(name: Option<&str>) -> Self {
+        let bits = name.map_or_else(rand::random, hash);
+        Self { name: format!("http-{bits:032x}"), place: None }
+    }
+
+    /// The token of a request that asks for the same.
+    pub fn token(&self) -> &str {
+        &self.name
+    }
+
     /// A new one: for each arrival, since NATS without JetStream delivers at most once and gives messages no names.
     pub fn fresh() -> Self {
-        Self { name: format!("{:032x}", rand::random::<u128>()), place: None }
+        Self { name: format!("bus-{:032x}", rand::random::<u128>()), place: None }
     }
 
     /// Of a request that has a name of its own.
     pub fn of(message_name: &str) -> Self {
-        let bits = Sha256::digest(message_name)[..16].iter().fold(0_u128, |bits, &byte| bits << 8 | u128::from(byte));
-        Self { name: format!("{bits:032x}"), place: None }
+        Self { name: format!("bus-{:032x}", hash(message_name)), place: None }
     }
 
     /// Whether the command at this place was obeyed already, or is older than what runs.
@@ -81,6 +91,10 @@ fn is_behind(position: &Position, written: &str) -> bool {
     created == Some(position.created.as_millisecond().to_string().as_str())
         && stream == Some(position.stream.as_str())
         && sequence.and_then(|sequence| sequence.parse().ok()).is_some_and(|last: u64| position.sequence <= last)
+}
+
+fn hash(name: &str) -> u128 {
+    Sha256::digest(name)[..16].iter().fold(0, |bits, &byte| bits << 8 | u128::from(byte))
 }
 
 /// What became of a command.
@@ -126,7 +140,7 @@ fn is_to_us(command: Command) -> bool {
     !matches!(command, Command::Report | Command::CancelAttempt)
 }
 
-/// Writes the command into the spec of the object as it is now, with `connection` as the actor.
+/// Writes the command into the spec of the object as it is now. `actor` is who said it: a connection's name, or `http`.
 ///
 /// One patch under resourceVersion, tried again when somebody writes in between. An object that is gone, or another one
 /// by now, is [`Obeyed::NothingToDo`].
@@ -135,7 +149,7 @@ pub async fn obey(
     object: &PhaseManifest,
     control: &ControlMessage,
     id: &CommandId,
-    connection: &str,
+    actor: &str,
 ) -> Result<Obeyed, Error> {
     let api: Api<PhaseManifest> = Api::namespaced(client.clone(), namespace(object));
     for _ in 0..CONFLICTS_MAX {
@@ -159,7 +173,7 @@ pub async fn obey(
             "metadata": {
                 "resourceVersion": fresh.metadata.resource_version,
                 "uid": fresh.metadata.uid,
-                "annotations": {LAST_COMMAND_ANNOTATION: written(control, connection)},
+                "annotations": {LAST_COMMAND_ANNOTATION: written(control, actor)},
             },
             "spec": spec,
         });
@@ -178,9 +192,9 @@ pub async fn obey(
 }
 
 /// Who said what, on one line.
-fn written(control: &ControlMessage, connection: &str) -> String {
+fn written(control: &ControlMessage, actor: &str) -> String {
     let phase = control.phase.as_ref().map(PhaseId::as_str);
-    json!({"connection": connection, "command": control.command.as_str(), "phase": phase}).to_string()
+    json!({"connection": actor, "command": control.command.as_str(), "phase": phase}).to_string()
 }
 
 /// What the command changes in the spec; nothing where it stands there already. Errors are for people.
@@ -210,12 +224,13 @@ fn change(object: &PhaseManifest, control: &ControlMessage, id: &CommandId) -> R
         (None, _) => return Err(format!("{} names no phase: add x-phaseId", control.command.as_str())),
         (Some(phase), _) => Some(phase.as_str().to_owned()),
     };
-    let request = Request { token: format!("bus-{}", id.name), action, phase };
+    let request = Request { token: id.name.clone(), action, phase };
     with_request(object, &request)
 }
 
-/// `spec.requests` with one more, without those that are handled.
-fn with_request(object: &PhaseManifest, request: &Request) -> Result<Option<Value>, String> {
+/// `{requests}` for a patch of the spec: with one more, without those that are handled; nothing where it is there already.
+/// Errors are for people.
+pub fn with_request(object: &PhaseManifest, request: &Request) -> Result<Option<Value>, String> {
     let there = object.spec.requests.as_deref().unwrap_or_default();
     if there.iter().any(|other| other.token == request.token) {
         return Ok(None);

@@ -3,7 +3,7 @@
 //! Reconcile is a pipeline, one file a stage: `accept` judges the spec, `claim` decides who has the session id,
 //! `revision` keeps the plan, `reconcile` hands it to its session task or writes with `standing` why not. Beside it
 //! `listener` makes Events and labels of what sessions say, `responder` obeys commands and answers requests from the
-//! bus. `roster` is the only state that they share.
+//! bus. `roster` is the only state that they share. `view` is what the rest of the process may see of the cluster.
 
 pub mod accept;
 pub mod answers;
@@ -22,6 +22,8 @@ mod roster;
 mod run;
 mod standing;
 mod sweep;
+mod view;
 
 pub use options::{Options, Scope, Selector, SelectorError};
 pub use run::{Error, run};
+pub use view::{Change, View};

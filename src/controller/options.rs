@@ -1,9 +1,11 @@
 //! What the operator is told at its start. Data only; the command line makes it.
 
-use kube::Client;
+use std::collections::BTreeMap;
 
-use super::{claim::Serves, heart::Heart, labels::LabelRules};
-use crate::{bus::Bus, protocol::Prefix, sessions::Clock};
+use kube::{Api, Client};
+
+use super::{claim::Serves, heart::Heart, labels::LabelRules, view::View};
+use crate::{bus::Bus, protocol::Prefix, resource::PhaseManifest, sessions::Clock};
 
 /// Everything that [`super::run`] needs. One NATS connection, named `default`.
 #[derive(Clone)]
@@ -23,6 +25,8 @@ pub struct Options {
     /// Of labels that handlers put.
     pub labels: LabelRules,
     pub heart: Heart,
+    /// Filled by the operator, for others in the process to read.
+    pub view: View,
     pub clock: Clock,
 }
 
@@ -40,6 +44,17 @@ impl Scope {
         namespaces.sort();
         namespaces.dedup();
         if namespaces.is_empty() { Self::AllNamespaces } else { Self::Namespaces(namespaces) }
+    }
+
+    /// The resources to be watched.
+    pub fn apis(&self, client: &Client) -> Vec<Api<PhaseManifest>> {
+        match self {
+            Self::AllNamespaces => vec![Api::all(client.clone())],
+            // A watch each, since a Role reaches no further than its namespace.
+            Self::Namespaces(namespaces) => {
+                namespaces.iter().map(|namespace| Api::namespaced(client.clone(), namespace)).collect()
+            }
+        }
     }
 
     /// Whether session ids need a namespace before them.
@@ -77,6 +92,16 @@ impl Selector {
 
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The labels that it asks for by their value: `shard=1`, not `stage in (a,b)`.
+    pub fn equalities(&self) -> BTreeMap<String, String> {
+        let equality = |term: &str| {
+            let (key, value) = term.split_once("==").or_else(|| term.split_once('='))?;
+            let key = key.trim();
+            (!key.ends_with('!') && !value.trim().is_empty()).then(|| (key.to_owned(), value.trim().to_owned()))
+        };
+        terms(&self.0).filter_map(equality).collect()
     }
 
     /// The keys that it looks at.
@@ -132,6 +157,13 @@ mod tests {
         let selector =
             Selector::new("shard=1, tier != db,example.com/stage in (a, b),x notin (c),there,!gone").unwrap();
         assert_eq!(selector.keys(), ["shard", "tier", "example.com/stage", "x", "there", "gone"]);
+    }
+
+    #[test]
+    fn equalities_are_what_a_new_object_needs() {
+        let selector = Selector::new("shard=1, tier != db,example.com/stage in (a, b),kind==x,there,!gone").unwrap();
+        let wanted = [("kind", "x"), ("shard", "1")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+        assert_eq!(selector.equalities(), wanted.into());
     }
 
     #[test]

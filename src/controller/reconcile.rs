@@ -18,7 +18,7 @@ use kube::{
 
 use super::{
     accept::{self, Accepted, accept},
-    call::{self, call, name, namespace, uid},
+    call::{self, call, identity, name, namespace, uid},
     claim::{self, Claim, Serves},
     events::{Events, regarding},
     listener::Voice,
@@ -111,11 +111,11 @@ pub async fn reconcile(object: Arc<PhaseManifest>, context: &Context) -> Result<
         Some(_) => context.order(&object, accepted).await,
         None if accepted.dry_run => {
             let id = accepted.session_id.as_str();
-            standing::write_planned(&context.client, &object, id, &accepted.plan).await?;
+            standing::write_planned(&context.client, &object, id, &accepted.plan, context.clock.now()).await?;
             Ok(Action::await_change())
         }
         None if accepted.staged => {
-            standing::write(&context.client, &object, &Situation::Staged).await?;
+            standing::write(&context.client, &object, &Situation::Staged, context.clock.now()).await?;
             Ok(Action::await_change())
         }
         None => context.begin(&object).await,
@@ -184,7 +184,7 @@ impl Context {
             return self.begin(object).await;
         }
         if !told {
-            standing::write(&self.client, object, &Situation::Refused { refusal, message }).await?;
+            standing::write(&self.client, object, &Situation::Refused { refusal, message }, self.clock.now()).await?;
         }
         // Both can be mended by what is not this resource: another one that goes away, a ConfigMap that comes.
         Ok(match refusal {
@@ -282,7 +282,18 @@ impl Context {
     async fn begin(&self, object: &PhaseManifest) -> Result<Action, Error> {
         let api: Api<PhaseManifest> = Api::namespaced(self.client.clone(), namespace(object));
         let Some(claim) = Claim::of(object) else { return Ok(Action::await_change()) };
-        let taken = KubernetesStore::take_over(api, self.keeper.clone(), claim.session_id.clone(), object).await;
+        let fresh = match call("read the resource", api.get(name(object))).await {
+            Ok(fresh) if uid(&fresh) == uid(object) => fresh,
+            // Another one under that name has its own turn.
+            Ok(_) => return Ok(Action::await_change()),
+            Err(error) if error.is_not_found() => return Ok(Action::await_change()),
+            Err(error) => return Err(error.into()),
+        };
+        // The copy that called us may be older than the verdict that we wrote.
+        if let Some(action) = self.settled(&fresh).await? {
+            return Ok(action);
+        }
+        let taken = KubernetesStore::take_over(api, self.keeper.clone(), claim.session_id.clone(), fresh).await;
         let (store, fresh) = match taken {
             Ok(taken) => taken,
             Err(StoreError::Gone) => return Ok(Action::await_change()),
@@ -296,7 +307,8 @@ impl Context {
         let Begun { session, plan, edit, order, was_refused } = match begun {
             Ok(begun) => begun,
             Err((refusal, message)) => {
-                standing::write(&self.client, &fresh, &Situation::Refused { refusal, message }).await?;
+                standing::write(&self.client, &fresh, &Situation::Refused { refusal, message }, self.clock.now())
+                    .await?;
                 return Ok(Action::await_change());
             }
         };
@@ -419,8 +431,8 @@ impl Context {
 
     /// A task that panics takes its own session down and no other; its resource says so.
     fn watch_over(&self, object: &PhaseManifest, handle: &sessions::Handle) {
-        let (client, object, mut end) = (self.client.clone(), object.clone(), handle.watch());
-        let wake = self.wake.clone();
+        let (client, object, mut end) = (self.client.clone(), identity(object), handle.watch());
+        let (wake, clock) = (self.wake.clone(), self.clock);
         tokio::spawn(async move {
             match end.end().await {
                 Some(End::Finished) => {
@@ -434,7 +446,7 @@ impl Context {
                 }
                 None => {
                     tracing::error!(resource = name(&object), "the session task panicked; the object is set aside");
-                    set_aside(&client, &object, "its session ended by a defect of the operator").await;
+                    set_aside(&client, &object, "its session ended by a defect of the operator", clock).await;
                 }
             }
         });
@@ -470,7 +482,7 @@ fn awaits(plan: &Plan) -> BTreeSet<ExternalWait> {
 }
 
 /// Writes that the object is left alone until it is edited, onto the object as it is now.
-pub async fn set_aside(client: &Client, object: &PhaseManifest, why: &str) {
+pub async fn set_aside(client: &Client, object: &PhaseManifest, why: &str, clock: Clock) {
     let api: Api<PhaseManifest> = Api::namespaced(client.clone(), namespace(object));
     let situation = Situation::Refused {
         refusal: Refusal::SetAside,
@@ -478,7 +490,7 @@ pub async fn set_aside(client: &Client, object: &PhaseManifest, why: &str) {
     };
     let written = async {
         let fresh = call("read the resource", api.get(name(object))).await?;
-        standing::write(client, &fresh, &situation).await
+        standing::write(client, &fresh, &situation, clock.now()).await
     };
     if let Err(error) = written.await {
         tracing::warn!(resource = name(object), %error, "cannot write that the object is set aside");

@@ -8,7 +8,6 @@ use kube::{Client, runtime::reflector::Store};
 use tokio::sync::mpsc;
 
 use super::{
-    accept::plan_of,
     answers,
     call::name,
     claim::Claim,
@@ -19,7 +18,7 @@ use crate::{
     bus::{Arrival, Bus, InboundBody, InboundMessage, Message, Origin, Sink},
     manifest::Plan,
     protocol::{SessionId, headers},
-    resource::{Orders, PhaseManifest},
+    resource::PhaseManifest,
 };
 
 /// Longest time for one answer; whoever asked has given up by then.
@@ -70,7 +69,9 @@ impl Responder {
                 self.reply(&message, answers::state(&object, plan.as_ref())).await;
             }
             InboundBody::Diff if message.origin == Origin::None => {
-                if let (Some(last), Some(spec)) = (self.revision_plan(&object).await, self.spec_plan(&object).await) {
+                if let (Some(last), Some(spec)) =
+                    (self.revision_plan(&object).await, revision::live(&self.client, &object).await.ok().flatten())
+                {
                     self.reply(&message, answers::diff(&object, &last, &spec)).await;
                 }
             }
@@ -95,16 +96,10 @@ impl Responder {
     }
 
     async fn revision_plan(&self, object: &PhaseManifest) -> Option<Plan> {
-        let revision = u64::try_from(object.status.as_ref()?.revision?).ok()?;
-        revision::load(&self.client, object, revision)
+        revision::started(&self.client, object)
             .await
             .inspect_err(|error| tracing::warn!(resource = name(object), %error, "a revision cannot be read"))
             .ok()?
-    }
-
-    async fn spec_plan(&self, object: &PhaseManifest) -> Option<Plan> {
-        let orders = Orders::new(&object.spec).ok()?;
-        plan_of(&self.client, object, orders.manifest).await.ok()?.ok()
     }
 
     async fn reply(&self, message: &InboundMessage, answer: serde_json::Value) {

@@ -153,8 +153,23 @@ pub async fn load(client: &Client, object: &PhaseManifest, revision: u64) -> Res
             })
             .map_err(|detail| Error::Unreadable { name, revision, detail });
     }
-    let live = live_plan(client, object).await?;
+    let live = live(client, object).await?;
     Ok(live.filter(|plan| plan.digest().to_string() == digest))
+}
+
+/// The plan of the revision that the status says has started; nothing before the first, or where it is lost.
+pub async fn started(client: &Client, object: &PhaseManifest) -> Result<Option<Plan>, Error> {
+    match object.status.as_ref().and_then(|status| u64::try_from(status.revision?).ok()) {
+        Some(revision) => load(client, object, revision).await,
+        None => Ok(None),
+    }
+}
+
+/// The plan that the spec holds or names now; nothing where it holds none.
+pub async fn live(client: &Client, object: &PhaseManifest) -> Result<Option<Plan>, Error> {
+    let Ok(orders) = Orders::new(&object.spec) else { return Ok(None) };
+    let plan = accept::plan_of(client, object, orders.manifest).await.map_err(Error::Live)?;
+    Ok(plan.ok())
 }
 
 /// Deletes old revisions but the `keep` newest of those before `current`; `current` and what is after it stay.
@@ -279,13 +294,6 @@ fn unpacked(packed: &[u8]) -> Result<Plan, String> {
     document
         .map(|document| document.plan)
         .map_err(|problems| problems.first().map_or_else(String::new, ToString::to_string))
-}
-
-/// The plan that the spec holds now; nothing where it holds none.
-async fn live_plan(client: &Client, object: &PhaseManifest) -> Result<Option<Plan>, Error> {
-    let Ok(orders) = Orders::new(&object.spec) else { return Ok(None) };
-    let plan = accept::plan_of(client, object, orders.manifest).await.map_err(Error::Live)?;
-    Ok(plan.ok())
 }
 
 #[cfg(test)]

@@ -9,13 +9,13 @@ use std::{
 
 use futures::{FutureExt, Stream, StreamExt, future::join_all};
 use kube::{
-    Api, ResourceExt,
+    ResourceExt,
     runtime::{
         Controller, PredicateConfig, WatchStreamExt,
         controller::{Action, Config as ControllerConfig},
         predicates,
-        reflector::{self, ObjectRef, Store},
-        watcher::{self, watcher},
+        reflector::{ObjectRef, Store},
+        watcher,
     },
 };
 use tokio::{sync::mpsc, time::interval};
@@ -49,12 +49,10 @@ const PAUSE_MAX: Duration = Duration::from_mins(5);
 const STOP_TIMEOUT: Duration = Duration::from_secs(8);
 /// Requests and commands waiting for an answer.
 const PASSED_ON_MAX: usize = 1024;
-/// A watch that hears nothing for so long is made anew; below what load balancers cut (240 s).
-const WATCH_SECONDS: u32 = 200;
 /// Between two looks whether the caches are filled.
 const LOOK: Duration = Duration::from_millis(500);
 /// Between two signs of life of the loop; the process counts as stuck after 60 s without.
-const BEAT: Duration = Duration::from_secs(5);
+pub(super) const BEAT: Duration = Duration::from_secs(5);
 
 /// Why the operator cannot run at all.
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +65,7 @@ pub enum Error {
 pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error> {
     let bus = options.bus.clone();
     let inbound = Inbound::run(bus.clone(), options.prefix.clone(), options.origin.clone()).await?;
-    let events = Events::start(options.client.clone(), &options.process);
+    let events = Events::start(options.client.clone(), &options.process, options.clock);
     let roster = Roster::default();
     let (passed_on, passed_on_out) = mpsc::channel(PASSED_ON_MAX);
     let voice = Voice {
@@ -79,8 +77,10 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
     };
     let mut loops = Vec::new();
     let mut stores = Vec::new();
-    for api in apis(&options) {
-        let (objects, writer) = reflector::store();
+    options.view.hear_of(inbound.clone());
+    for api in options.scope.apis(&options.client) {
+        let filled = options.heart.gate("the cache of PhaseManifests");
+        let (objects, changes) = options.view.reflect(api, options.selector.as_ref(), filled.clone());
         let (wake, woken) = futures::channel::mpsc::unbounded();
         let context = Arc::new(Context {
             client: options.client.clone(),
@@ -98,8 +98,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
             wake,
             clock: options.clock,
         });
-        let filled = options.heart.gate("the cache of PhaseManifests");
-        let watch = watch(api, &options, writer, Arc::clone(&context), filled.clone());
+        let watch = watch(changes, Arc::clone(&context));
         loops.push(drive(watch, woken, objects.clone(), context, options.heart.clone(), filled, stop.clone()));
         stores.push(objects);
     }
@@ -118,16 +117,6 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
     stop_sessions(&roster).await;
     events.flush(Duration::from_secs(2)).await;
     Ok(())
-}
-
-fn apis(options: &Options) -> Vec<Api<PhaseManifest>> {
-    match &options.scope {
-        Scope::AllNamespaces => vec![Api::all(options.client.clone())],
-        // A watch each, since a Role reaches no further than its namespace.
-        Scope::Namespaces(namespaces) => {
-            namespaces.iter().map(|namespace| Api::namespaced(options.client.clone(), namespace)).collect()
-        }
-    }
 }
 
 /// Nothing, unless this operator knows all resources there are.
@@ -157,34 +146,16 @@ fn sweep_when_filled(
     }
 }
 
-/// Objects whose spec changed, reflected into the store on the way; deletions end sessions at once.
-///
-/// `filled` opens once the store holds all there is. It is told here and not by `Store::wait_until_ready`, which wakes
-/// only the last of those who wait, and the controller waits too.
+/// Objects whose spec changed; deletions end sessions at once.
 fn watch(
-    api: Api<PhaseManifest>,
-    options: &Options,
-    writer: reflector::store::Writer<PhaseManifest>,
+    changes: impl Stream<Item = watcher::Result<watcher::Event<PhaseManifest>>> + Send + 'static,
     context: Arc<Context>,
-    filled: Gate,
-) -> impl Stream<Item = Result<PhaseManifest, watcher::Error>> + Send + 'static + use<> {
-    let mut config = watcher::Config::default().timeout(WATCH_SECONDS);
-    if let Some(selector) = &options.selector {
-        config = config.labels(selector.as_str());
-    }
-    watcher(api, config)
-        .default_backoff()
-        .modify(|object| {
-            // As large as the spec each, and nobody here reads them.
-            object.managed_fields_mut().clear();
-            object.annotations_mut().remove("kubectl.kubernetes.io/last-applied-configuration");
-        })
-        .reflect(writer)
-        .inspect(move |event| match event {
-            Ok(watcher::Event::Delete(object)) => context.forget(object),
-            // NATS is no part of readiness: status stays readable without.
-            Ok(watcher::Event::InitDone) => filled.open(),
-            _ => {}
+) -> impl Stream<Item = Result<PhaseManifest, watcher::Error>> + Send + 'static {
+    changes
+        .inspect(move |event| {
+            if let Ok(watcher::Event::Delete(object)) = event {
+                context.forget(object);
+            }
         })
         .applied_objects()
         .predicate_filter(predicates::generation, PredicateConfig::default())
@@ -219,16 +190,18 @@ async fn drive(
     let (mut results, mut unfilled) = (std::pin::pin!(results), std::pin::pin!(unfilled));
     loop {
         tokio::select! {
+            // In a fixed order, so that a simulation can be replayed; the beat before the results, which may never pause.
+            biased;
             () = &mut unfilled => return,
+            _ = beats.tick() => {
+                beat.tick();
+                swept.sweep();
+            }
             result = results.next() => match result {
                 Some(Ok((object, _))) => tracing::trace!(resource = %object, "reconciled"),
                 Some(Err(error)) => tracing::debug!(%error, "a reconcile did not end well"),
                 None => return,
             },
-            _ = beats.tick() => {
-                beat.tick();
-                swept.sweep();
-            }
         }
     }
 }
@@ -256,7 +229,7 @@ async fn guard(
         Ok(Err(error)) => Err(error),
         Err(_) => {
             tracing::error!(resource = object.name_any(), "reconciling panicked; the object is set aside");
-            set_aside(&context.client, &object, "reconciling it hit a defect of the operator").await;
+            set_aside(&context.client, &object, "reconciling it hit a defect of the operator", context.clock).await;
             Ok(Action::await_change())
         }
     }
@@ -284,7 +257,7 @@ fn after_failure(
     if count == FAILURES_MAX {
         let (context, object) = (Arc::clone(context), object.clone());
         let why = format!("reconciling it keeps failing with {}", error.reason());
-        tokio::spawn(async move { set_aside(&context.client, &object, &why).await });
+        tokio::spawn(async move { set_aside(&context.client, &object, &why, context.clock).await });
     }
     Action::requeue(PAUSE_INITIAL.saturating_mul(1 << count.saturating_sub(1).min(16)).min(PAUSE_MAX))
 }

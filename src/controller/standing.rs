@@ -17,8 +17,13 @@ use crate::{
 };
 
 /// Writes the situation, unless it stands there already.
-pub async fn write(client: &Client, object: &PhaseManifest, situation: &Situation) -> Result<(), Error> {
-    patch(client, object, situation, json!({})).await
+pub async fn write(
+    client: &Client,
+    object: &PhaseManifest,
+    situation: &Situation,
+    now: Timestamp,
+) -> Result<(), Error> {
+    patch(client, object, situation, json!({}), now).await
 }
 
 /// Writes that the plan is valid and was not run.
@@ -27,8 +32,8 @@ pub async fn write_planned(
     object: &PhaseManifest,
     session_id: &str,
     plan: &Plan,
+    now: Timestamp,
 ) -> Result<(), Error> {
-    let now = Moment::from(Timestamp::now());
     let phases = plan.len();
     let mut planned = json!({
         "schema": STATUS_SCHEMA,
@@ -36,16 +41,22 @@ pub async fn write_planned(
         "verdict": "Planned",
         "progress": format!("0/{phases}"),
         "counts": {"total": phases, "wanted": phases},
-        "finishedAt": now,
+        "finishedAt": Moment::from(now),
     });
     if object.status.as_ref().is_none_or(|status| status.revision.is_none()) {
         // Beside a revision the digest is that revision's, which the next edit is compared with.
         planned["digest"] = json!(plan.digest().to_string());
     }
-    patch(client, object, &Situation::Planned, planned).await
+    patch(client, object, &Situation::Planned, planned, now).await
 }
 
-async fn patch(client: &Client, object: &PhaseManifest, situation: &Situation, mut more: Value) -> Result<(), Error> {
+async fn patch(
+    client: &Client,
+    object: &PhaseManifest,
+    situation: &Situation,
+    mut more: Value,
+    now: Timestamp,
+) -> Result<(), Error> {
     let generation = object.metadata.generation.unwrap_or_default();
     let status = object.status.clone().unwrap_or_default();
     let is_said = status.observed_generation == Some(generation)
@@ -62,14 +73,8 @@ async fn patch(client: &Client, object: &PhaseManifest, situation: &Situation, m
     more["observedGeneration"] = json!(generation);
     more["state"] = json!(situation.state());
     more["message"] = json!(situation.message());
-    more["conditions"] = json!(conditions(
-        situation,
-        availability,
-        &BusStanding::Unknown,
-        &status.conditions,
-        generation,
-        Timestamp::now()
-    ));
+    more["conditions"] =
+        json!(conditions(situation, availability, &BusStanding::Unknown, &status.conditions, generation, now));
     let api: Api<PhaseManifest> = Api::namespaced(client.clone(), namespace(object));
     let patch = json!({
         "metadata": {"resourceVersion": object.metadata.resource_version, "uid": object.metadata.uid},

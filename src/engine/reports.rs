@@ -119,6 +119,10 @@ impl Session {
         };
         self.hear();
         let about = self.about(ix, report.token.as_ref());
+        let is_over = about == About::Stale || self.phase(ix).state == PhaseState::Cancelling;
+        if is_over && report.status == ReportStatus::Running {
+            self.call_off(report);
+        }
         if about == About::Stale {
             return self.note(NoteKind::StaleToken, &report.phase);
         }
@@ -133,6 +137,14 @@ impl Session {
             (_, ReportStatus::Running) => self.progress(ix, report, now),
             (_, ReportStatus::Complete) => self.complete_attempt(ix, message, now),
             (_, ReportStatus::Failed) => self.fail_attempt(ix, PhaseReason::RuntimeFailed, message, report.retry, now),
+        }
+    }
+
+    /// Somebody runs what is over: it was away when that was said, and would go on beside the next attempt.
+    fn call_off(&mut self, report: &Report) {
+        if let Some(token) = &report.token {
+            let (phase, token, runtime) = (report.phase.clone(), token.clone(), report.runtime.clone());
+            self.push(Output::Control(Control::Cancel { phase, token, runtime }));
         }
     }
 

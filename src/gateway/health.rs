@@ -13,6 +13,7 @@ use crate::controller::heart::Heart;
 const LIMITS: Limits = Limits {
     header: Duration::from_secs(5),
     lifetime: Duration::from_secs(30),
+    last_answer: Duration::from_secs(5),
     connections_max: 128,
     drain: Duration::from_secs(2),
 };

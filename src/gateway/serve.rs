@@ -1,34 +1,45 @@
 //! Serves a router over HTTP/1.1 with limits on everything that a peer can hold on to.
 //!
 //! `axum::serve` installs no timer, so a silent connection, or half a header, stays open for ever. This goes through
-//! hyper, with a timer. It knows nothing of what is served.
+//! hyper, with a timer, and with an end for every connection. It knows nothing of what is served; a handler that needs
+//! its connection for longer asks the [`Lease`] in the request's extensions.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use axum::Router;
-use hyper::server::conn::http1;
+use hyper::{Request, Response, body::Incoming, server::conn::http1, service::Service};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
-    time::{sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Pause after an accept that failed: out of file descriptors, mostly, and no cure but waiting.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Of a request's line and headers together; hyper's own bound is six times that.
+const HEADER_BYTES_MAX: usize = 64 << 10;
 
 /// What a peer may hold on to.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// From the connection, or the last answer, to the end of the next header.
     pub header: Duration,
-    /// Of one connection, answers included.
+    /// After this no further request is read from a connection; see [`Lease`].
     pub lifetime: Duration,
+    /// For the answer that is under way then.
+    pub last_answer: Duration,
     /// Open at a time; the next ones wait to be accepted.
     pub connections_max: usize,
     /// For what is open when the server stops.
@@ -42,6 +53,30 @@ pub enum Error {
     Bind { address: SocketAddr, source: io::Error },
 }
 
+/// Who is at the other end of the connection; in the extensions of every request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer(pub SocketAddr);
+
+/// Until when the connection may stay open; in the extensions of every request.
+#[derive(Debug, Clone)]
+pub struct Lease(Arc<Mutex<Instant>>);
+
+impl Lease {
+    fn until(end: Instant) -> Self {
+        Self(Arc::new(Mutex::new(end)))
+    }
+
+    /// For this long from now, if that is longer than it was.
+    pub fn extend(&self, length: Duration) {
+        let mut end = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *end = (*end).max(Instant::now() + length);
+    }
+
+    fn end(&self) -> Instant {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Listens; with port 0 on a free one, which [`TcpListener::local_addr`] tells.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
     TcpListener::bind(address).await.map_err(|source| Error::Bind { address, source })
@@ -49,8 +84,9 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
 
 /// Serves until `stop`, then lets open requests end for at most [`Limits::drain`].
 pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: CancellationToken) {
-    let graceful = GracefulShutdown::new();
     let slots = Arc::new(Semaphore::new(limits.connections_max));
+    let connections = TaskTracker::new();
+    let cut = CancellationToken::new();
     loop {
         let next = async {
             let slot = Arc::clone(&slots).acquire_owned().await.expect("the semaphore is never closed");
@@ -61,30 +97,83 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: 
             () = stop.cancelled() => break,
             next = next => next,
         };
-        let stream: TcpStream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "a connection cannot be accepted");
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(limits.header)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
-        let connection = graceful.watch(connection);
-        tokio::spawn(async move {
-            match timeout(limits.lifetime, connection).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!(%error, "a connection ended badly"),
-                Err(_) => tracing::debug!("a connection was open for too long"),
-            }
+        let talk = converse(stream, Peer(peer), router.clone(), limits, stop.clone());
+        let cut = cut.clone();
+        connections.spawn(async move {
+            cut.run_until_cancelled(talk).await;
             drop(slot);
         });
     }
     drop(listener);
-    if timeout(limits.drain, graceful.shutdown()).await.is_err() {
+    connections.close();
+    if timeout(limits.drain, connections.wait()).await.is_err() {
         tracing::warn!("open requests were cut off at the end");
+    }
+    cut.cancel();
+}
+
+/// One connection, from its first byte to its end.
+async fn converse(stream: TcpStream, peer: Peer, router: Router, limits: Limits, stop: CancellationToken) {
+    let lease = Lease::until(Instant::now() + limits.lifetime);
+    let service = Conversation { inner: TowerToHyperService::new(router), peer, lease: lease.clone() };
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header)
+        .max_buf_size(HEADER_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    // Until the lease is over or the server stops it goes on; then it ends with the answer that is under way.
+    let mut last: Option<Instant> = None;
+    loop {
+        tokio::select! {
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "a connection ended badly");
+                }
+                return;
+            }
+            () = stop.cancelled(), if last.is_none() => {
+                connection.as_mut().graceful_shutdown();
+                last = Some(Instant::now() + limits.drain);
+            }
+            () = sleep_until(last.unwrap_or_else(|| lease.end())) => {
+                if last.is_some() {
+                    tracing::debug!("a connection was open for too long");
+                    return;
+                }
+                // It may have been extended since this began to wait.
+                if lease.end() <= Instant::now() {
+                    connection.as_mut().graceful_shutdown();
+                    last = Some(Instant::now() + limits.last_answer);
+                }
+            }
+        }
+    }
+}
+
+/// The router, told about the connection with each request.
+struct Conversation {
+    inner: TowerToHyperService<Router>,
+    peer: Peer,
+    lease: Lease,
+}
+
+impl Service<Request<Incoming>> for Conversation {
+    type Response = Response<axum::body::Body>;
+    type Error = Infallible;
+    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(self.peer);
+        request.extensions_mut().insert(self.lease.clone());
+        self.inner.call(request)
     }
 }

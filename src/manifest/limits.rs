@@ -6,6 +6,10 @@ pub const TEXT_BYTES_MAX: usize = 64 << 20;
 /// Values and keys of a text (aliases count as often as they are used). 200,000 phases of 40; 64 bytes of memory each.
 pub const NODES_MAX: u32 = 8_000_000;
 
+/// Values and keys of a text that is shorter than this, whatever its aliases unfold to; a longer one may have one a byte,
+/// which without aliases is more than there can be. So a text takes at most some hundred times its size.
+pub const NODES_FREE: u32 = 200_000;
+
 /// Objects and lists inside each other. Our own fields need 7 levels, whatever stands under `x-` may use the rest.
 pub const DEPTH_MAX: u8 = 64;
 

@@ -142,7 +142,7 @@ fn string_end(bytes: &[u8], start: usize) -> usize {
 }
 
 fn yaml_spans(text: &str, wanted: &[u32]) -> Vec<(u32, Range<usize>)> {
-    let Ok(root) = serde_saphyr::from_str_with_options::<Spanned<Outline>>(text, yaml_options()) else {
+    let Ok(root) = serde_saphyr::from_str_with_options::<Spanned<Outline>>(text, yaml_options(text)) else {
         return Vec::new();
     };
     let mut walk = Walk { text, wanted, ordinal: 0, found: Vec::with_capacity(wanted.len()) };

@@ -15,7 +15,7 @@ use serde_json::{Number, Value};
 
 use super::{
     Problem, Reason,
-    limits::{DEPTH_MAX, NODES_MAX, TEXT_BYTES_MAX, YAML_DEPTH_MAX},
+    limits::{DEPTH_MAX, NODES_FREE, NODES_MAX, TEXT_BYTES_MAX, YAML_DEPTH_MAX},
     places::{self, Language},
 };
 
@@ -128,7 +128,7 @@ fn fault(reason: Reason, message: String, place: Option<super::Place>) -> Proble
 /// Strict JSON (RFC 8259), except that a leading byte order mark is skipped, as the RFC allows.
 fn json<'t>(room: &'t Room, text: &'t str) -> Result<Node<'t>, Problem> {
     let body = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let tally = Tally::in_room(room);
+    let tally = Tally::of(room, text);
     let mut reader = serde_json::Deserializer::from_str(body);
     let read = tally.root(DEPTH_MAX).deserialize(&mut reader).and_then(|node| reader.end().map(|()| node));
     read.map_err(|error| {
@@ -143,8 +143,8 @@ fn json<'t>(room: &'t Room, text: &'t str) -> Result<Node<'t>, Problem> {
 }
 
 fn yaml<'t>(room: &'t Room, text: &'t str) -> Result<Node<'t>, Problem> {
-    let tally = Tally::in_room(room);
-    let read = serde_saphyr::with_deserializer_from_str_with_options(text, yaml_options(), |reader| {
+    let tally = Tally::of(room, text);
+    let read = serde_saphyr::with_deserializer_from_str_with_options(text, yaml_options(text), |reader| {
         tally.root(YAML_DEPTH_MAX).deserialize(reader)
     });
     read.map_err(|error| {
@@ -189,8 +189,8 @@ fn plain_message(error: &serde_saphyr::Error) -> String {
 
 /// Budgets that bound memory and stack whatever the text unfolds to. The ratio of aliases to anchors is not judged: one
 /// anchor for the handlers of a thousand phases is good style.
-pub(super) fn yaml_options() -> serde_saphyr::Options {
-    let nodes = NODES_MAX as usize;
+pub(super) fn yaml_options(text: &str) -> serde_saphyr::Options {
+    let nodes = nodes_max(text) as usize;
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_depth: usize::from(YAML_DEPTH_MAX),
@@ -213,11 +213,15 @@ pub(super) fn yaml_options() -> serde_saphyr::Options {
     }
 }
 
+fn nodes_max(text: &str) -> u32 {
+    u32::try_from(text.len()).unwrap_or(u32::MAX).clamp(NODES_FREE, NODES_MAX)
+}
+
 /// Why reading stopped before the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Breach {
     Depth,
-    Nodes,
+    Nodes { max: u32 },
 }
 
 impl fmt::Display for Breach {
@@ -226,7 +230,7 @@ impl fmt::Display for Breach {
             Self::Depth => {
                 write!(f, "objects and lists are nested more than {DEPTH_MAX} deep ({YAML_DEPTH_MAX} in YAML)")
             }
-            Self::Nodes => write!(f, "there are more than {NODES_MAX} values and keys"),
+            Self::Nodes { max } => write!(f, "there are more than {max} values and keys"),
         }
     }
 }
@@ -235,6 +239,7 @@ impl fmt::Display for Breach {
 struct Tally<'t> {
     room: &'t Room,
     nodes: Cell<u32>,
+    nodes_max: u32,
     breach: Cell<Option<Breach>>,
     /// Items and entries of the lists and objects that are being read, innermost last.
     open_items: RefCell<Vec<Node<'t>>>,
@@ -242,10 +247,16 @@ struct Tally<'t> {
 }
 
 impl<'t> Tally<'t> {
-    fn in_room(room: &'t Room) -> Self {
+    /// As many nodes as the text can hold without aliases, and some more for short ones with many.
+    fn of(room: &'t Room, text: &str) -> Self {
+        Self::up_to(room, nodes_max(text))
+    }
+
+    fn up_to(room: &'t Room, nodes_max: u32) -> Self {
         Self {
             room,
             nodes: Cell::default(),
+            nodes_max,
             breach: Cell::default(),
             open_items: RefCell::default(),
             open_entries: RefCell::default(),
@@ -258,8 +269,8 @@ impl<'t> Tally<'t> {
 
     fn next<E: de::Error>(&self) -> Result<u32, E> {
         let at = self.nodes.get();
-        if at >= NODES_MAX {
-            return Err(self.stop(Breach::Nodes));
+        if at >= self.nodes_max {
+            return Err(self.stop(Breach::Nodes { max: self.nodes_max }));
         }
         self.nodes.set(at + 1);
         Ok(at)
@@ -386,7 +397,7 @@ impl<'t> Visitor<'t> for KeyText<'t> {
 
 /// Values that somebody else has parsed, as a tree; `Err` says at which index one breaks a limit, and how.
 pub(super) fn from_values<'t>(room: &'t Room, values: &'t [Value]) -> Result<Node<'t>, (usize, String)> {
-    let tally = Tally::in_room(room);
+    let tally = Tally::up_to(room, NODES_MAX);
     let mut items = Vec::with_capacity(values.len());
     for (index, value) in values.iter().enumerate() {
         let reading = Reading { tally: &tally, depth_left: DEPTH_MAX - 1 };

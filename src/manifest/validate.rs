@@ -3,7 +3,7 @@
 //! Source tree, then dialect, then graph; problems of all three are answered together, in document order, with places
 //! if there was a text.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use serde_json::{Map, Value};
 
@@ -40,12 +40,16 @@ pub struct Document {
 }
 
 /// What surrounds the phases of a whole PhaseManifest resource.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Resource {
     /// `metadata.name`.
     pub name: Option<String>,
     /// `metadata.namespace`.
     pub namespace: Option<String>,
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
+    /// `metadata.annotations`.
+    pub annotations: BTreeMap<String, String>,
     /// `spec` without `phases`, not judged here.
     pub spec: Map<String, Value>,
 }
@@ -147,7 +151,7 @@ fn resource(findings: &mut Findings, root: &Node<'_>, entries: &[Entry<'_>], oth
             _ => findings.wrong_type(&entry.value, &path.key(name), &format!("`{name}`"), "a text"),
         }
     }
-    let (name, namespace) = names(findings, entries);
+    let metadata = metadata(findings, entries);
     let spec_path = path.key("spec");
     let Some(spec) = only(findings, entries, "spec", &path) else {
         findings.add(root.at, &path, Reason::MissingField, "the resource has no `spec`".to_owned());
@@ -178,19 +182,32 @@ fn resource(findings: &mut Findings, root: &Node<'_>, entries: &[Entry<'_>], oth
             return None;
         }
     };
-    Some(Document { plan, resource: Some(Resource { name, namespace, spec: kept }), ignored })
+    Some(Document { plan, resource: Some(Resource { spec: kept, ..metadata }), ignored })
 }
 
-/// `metadata.name` and `metadata.namespace`.
-fn names(findings: &mut Findings, entries: &[Entry<'_>]) -> (Option<String>, Option<String>) {
+/// What of the metadata is a person's to write; the rest is the API server's and is left alone.
+fn metadata(findings: &mut Findings, entries: &[Entry<'_>]) -> Resource {
     let path = Path::ROOT.key("metadata");
-    let Some(metadata) = only(findings, entries, "metadata", &Path::ROOT) else { return (None, None) };
-    let Some(inside) = findings.object(&metadata.value, &path, "`metadata`") else { return (None, None) };
+    let mut read = Resource::default();
+    let Some(metadata) = only(findings, entries, "metadata", &Path::ROOT) else { return read };
+    let Some(inside) = findings.object(&metadata.value, &path, "`metadata`") else { return read };
     let mut text = |name: &str| {
         let entry = only(findings, inside, name, &path)?;
         findings.text(&entry.value, &path.key(name), &format!("`{name}`")).map(str::to_owned)
     };
-    (text("name"), text("namespace"))
+    (read.name, read.namespace) = (text("name"), text("namespace"));
+    let mut texts = |name: &str| {
+        let Some(entry) = only(findings, inside, name, &path) else { return BTreeMap::new() };
+        let path = path.key(name);
+        let pairs = findings.object(&entry.value, &path, &format!("`{name}`")).unwrap_or_default();
+        let pair = |pair: &Entry<'_>| {
+            let value = findings.text(&pair.value, &path.key(&pair.key), "the value")?;
+            Some((pair.key.to_string(), value.to_owned()))
+        };
+        pairs.iter().filter_map(pair).collect()
+    };
+    (read.labels, read.annotations) = (texts("labels"), texts("annotations"));
+    read
 }
 
 /// The entry with exactly this key; a second one is reported.

@@ -4,6 +4,10 @@
 /// command, and a foreign one on a session of ours means that two operators share it (design, "Origins").
 pub const ORIGIN: &str = "Pmp-Origin";
 
+/// On `.control x-report` of an operator: which of the cluster's processes believes that it holds the session. Two that
+/// believe so hear it from each other, and look who is written down.
+pub const HOLDER: &str = "Pmp-Holder";
+
 /// W3C Trace Context; lower case, as its specification writes it.
 pub const TRACEPARENT: &str = "traceparent";
 

@@ -22,8 +22,25 @@ pub enum Labels {
 pub struct LabelError(String);
 
 impl Labels {
-    /// Of `key=value` texts; none at all is [`Labels::Everything`].
+    /// Of `key=value` texts; none at all is [`Labels::Everything`], as on a laptop, where there is nobody else.
     pub fn of_texts<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Self, LabelError> {
+        Ok(match Self::carried(texts)? {
+            Self::Carried(labels) if labels.is_empty() => Self::Everything,
+            labels => labels,
+        })
+    }
+
+    /// Of `key=value` texts; whoever carries none takes only phases without a selector.
+    ///
+    /// ```
+    /// use pmp::runtime::Labels;
+    ///
+    /// let labels = Labels::carried(["site=lab", "gpu=yes"])?;
+    /// assert!(labels.match_selector(&[("site".to_owned(), "lab".to_owned())].into()));
+    /// assert!(!Labels::carried([])?.match_selector(&[("site".to_owned(), "lab".to_owned())].into()));
+    /// # Ok::<(), pmp::runtime::LabelError>(())
+    /// ```
+    pub fn carried<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Self, LabelError> {
         let mut carried = BTreeMap::new();
         for text in texts {
             let (key, value) = text.split_once('=').ok_or_else(|| LabelError(text.to_owned()))?;
@@ -32,7 +49,7 @@ impl Labels {
             }
             carried.insert(key.to_owned(), value.to_owned());
         }
-        Ok(if carried.is_empty() { Self::Everything } else { Self::Carried(carried) })
+        Ok(Self::Carried(carried))
     }
 
     /// Whether a phase with this selector is for this runtime.
@@ -51,6 +68,8 @@ impl Labels {
     pub fn queue_group(&self, kind: &str) -> String {
         let set = match self {
             Self::Everything => "all".to_owned(),
+            // No set of labels, since those have a `=` each.
+            Self::Carried(labels) if labels.is_empty() => "none".to_owned(),
             Self::Carried(labels) => labels.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(","),
         };
         // A group's name follows the rules of a subject; what would break them is legal in a label.
@@ -80,6 +99,9 @@ mod tests {
         assert!(!labels.match_selector(&selector(&[("site", "field")])));
         assert!(!labels.match_selector(&selector(&[("site", "lab"), ("disk", "ssd")])));
         assert!(Labels::of_texts([]).unwrap().match_selector(&selector(&[("anything", "goes")])));
+        let without = Labels::carried([]).unwrap();
+        assert!(without.match_selector(&selector(&[])) && !without.match_selector(&selector(&[("site", "lab")])));
+        assert_eq!(without.queue_group("exec"), "exec;none");
     }
 
     #[test]

@@ -82,7 +82,17 @@ struct Entry {
 enum Stage {
     Asking { cancel: CancellationToken },
     Running { cancel: CancellationToken, progress: watch::Receiver<Option<String>> },
-    Ended(Outcome),
+    Ended { outcome: Outcome, said: Said },
+}
+
+/// Whether the end of an attempt was told, and what is known of its arrival.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Said {
+    NotYet,
+    /// Given to a connection that was up at this moment, which may have been dead already.
+    Plain(Instant),
+    /// A stream has it.
+    Kept,
 }
 
 /// The book of one runtime.
@@ -133,7 +143,7 @@ impl Ledger {
     /// It ended. Outcomes past their time or number are dropped here.
     pub fn ended(&mut self, key: &Key, outcome: Outcome, now: Instant) {
         if let Some(entry) = self.entries.get_mut(key) {
-            entry.stage = Stage::Ended(outcome);
+            entry.stage = Stage::Ended { outcome, said: Said::NotYet };
             self.ended.push_back((now, key.clone()));
         }
         while let Some((at, oldest)) = self.ended.front() {
@@ -143,6 +153,34 @@ impl Ledger {
             self.entries.remove(oldest);
             self.ended.pop_front();
         }
+    }
+
+    /// Its end was told.
+    pub fn said(&mut self, key: &Key, how: Said) {
+        if let Some(Entry { stage: Stage::Ended { said, .. }, .. }) = self.entries.get_mut(key) {
+            *said = how;
+        }
+    }
+
+    /// Ends that nobody has been told of yet.
+    pub fn unsaid(&self) -> usize {
+        let is_unsaid = |entry: &&Entry| matches!(entry.stage, Stage::Ended { said: Said::NotYet, .. });
+        self.entries.values().filter(is_unsaid).count()
+    }
+
+    /// What may have been said into a dead connection since this moment: everything that runs, and every end that no
+    /// stream has confirmed.
+    pub fn in_doubt(&self, since: Instant) -> Vec<Known> {
+        let is_in_doubt = |entry: &Entry| match entry.stage {
+            Stage::Asking { .. } => false,
+            Stage::Running { .. } => true,
+            Stage::Ended { said, .. } => matches!(said, Said::Plain(at) if at >= since),
+        };
+        self.entries
+            .iter()
+            .filter(|(_, entry)| is_in_doubt(entry))
+            .filter_map(|(key, entry)| known(key, entry))
+            .collect()
     }
 
     /// Tells what the scope covers in this session to stop; answers how many that were.
@@ -188,7 +226,7 @@ fn known(key: &Key, entry: &Entry) -> Option<Known> {
     let what = match &entry.stage {
         Stage::Asking { .. } => return None,
         Stage::Running { progress, .. } => KnownWhat::Running { progress: progress.borrow().clone() },
-        Stage::Ended(outcome) => KnownWhat::Ended(outcome.clone()),
+        Stage::Ended { outcome, .. } => KnownWhat::Ended(outcome.clone()),
     };
     Some(Known { key: key.clone(), phase: entry.phase.clone(), what })
 }
@@ -250,6 +288,26 @@ mod tests {
         ledger.ended(&key("b"), done(), start + OUTCOMES_KEPT_FOR + Duration::from_secs(1));
         assert_eq!(ledger.offered(&key("a")), Offered::New);
         assert!(matches!(ledger.offered(&key("b")), Offered::Known(_)));
+    }
+
+    #[test]
+    fn what_a_dead_connection_may_have_swallowed_is_told_again_and_nothing_older() {
+        let mut ledger = Ledger::new("me");
+        let start = Instant::now();
+        let late = start + Duration::from_mins(1);
+        for (token, said) in [("old", Said::Plain(start)), ("new", Said::Plain(late)), ("kept", Said::Kept)] {
+            run(&mut ledger, token, token);
+            ledger.ended(&key(token), done(), start);
+            ledger.said(&key(token), said);
+        }
+        run(&mut ledger, "unsaid", "unsaid");
+        ledger.ended(&key("unsaid"), done(), start);
+        run(&mut ledger, "running", "running");
+        ledger.ask(key("asked"), &id("asked"));
+        let mut doubtful: Vec<_> = ledger.in_doubt(late).into_iter().map(|known| known.phase.to_string()).collect();
+        doubtful.sort();
+        assert_eq!(doubtful, ["new", "running"]);
+        assert_eq!(ledger.unsaid(), 1);
     }
 
     #[test]

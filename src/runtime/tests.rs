@@ -30,14 +30,7 @@ fn session() -> SessionId {
 }
 
 fn options(name: &str) -> Options {
-    Options {
-        name: name.to_owned(),
-        labels: Labels::Everything,
-        prefix: Prefix::default(),
-        session: None,
-        concurrency: None,
-        heartbeat: Options::HEARTBEAT,
-    }
+    Options { name: name.to_owned(), labels: Labels::Everything, ..Options::new(name) }
 }
 
 /// An operator that does nothing by itself.

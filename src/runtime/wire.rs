@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{
+    keeping::{self, Keeping},
     ledger::{Known, KnownWhat, Scope},
     work::{Job, Outcome},
 };
@@ -32,6 +33,16 @@ pub struct Wire {
     /// `x-runtime`.
     pub name: Arc<str>,
     pub heartbeat: Duration,
+    pub keeping: Arc<Keeping>,
+}
+
+/// Who has a report that was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// A connection that was up.
+    Plain,
+    /// A stream.
+    Kept,
 }
 
 /// A target that this runtime can use.
@@ -61,8 +72,12 @@ pub enum Granted {
     Yes,
     /// Somebody else has it, or it is over.
     No,
-    /// Nobody answered, or the link is down: it may be ours all the same.
+    /// Nobody listens to acks: the offer is from an operator that is gone, or away.
+    Nobody,
+    /// It was asked for and no answer came: it may be ours all the same.
     Unknown,
+    /// The question never left: it cannot be ours by it.
+    Unsent,
 }
 
 impl Wire {
@@ -70,6 +85,7 @@ impl Wire {
     pub async fn ask(&self, job: &Job) -> Granted {
         let ack = AckMessage { accepted: true, heartbeat: Some(self.heartbeat), ..self.answer(job) };
         let message = self.message(&job.session, Channel::Ack, ack.to_bytes());
+        let to = message.subject.clone();
         match self.bus.request(message, GRANT_WAIT).await {
             Ok(reply) => match GrantMessage::parse(&reply.body) {
                 Ok(GrantMessage { granted: true }) => Granted::Yes,
@@ -80,11 +96,19 @@ impl Wire {
                     Granted::Unknown
                 }
             },
-            // Nobody listens for acks: the offer is from an operator that is gone.
-            Err(bus::Error::NoResponders { .. }) => Granted::No,
+            Err(bus::Error::NoResponders { .. }) => Granted::Nobody,
             Err(error) => {
-                tracing::debug!(phase = %job.phase, %error, "no answer to an ack");
-                Granted::Unknown
+                let was_sent = match &error {
+                    // Denied its inbox, it was heard and cannot hear.
+                    bus::Error::Denied { subject } => *subject != to,
+                    other => matches!(other, bus::Error::Timeout { .. }),
+                };
+                if matches!(error, bus::Error::Denied { .. }) {
+                    tracing::error!(phase = %job.phase, %error, "no attempt can be asked for");
+                } else {
+                    tracing::debug!(phase = %job.phase, %error, "no answer to an ack");
+                }
+                if was_sent { Granted::Unknown } else { Granted::Unsent }
             }
         }
     }
@@ -116,10 +140,34 @@ impl Wire {
         }
     }
 
-    /// Says how an attempt stands.
-    pub async fn report(&self, known: &Known) -> Result<(), bus::Error> {
+    /// Says how an attempt stands, once. What is lost is said again at the next heartbeat, offer or `x-report`, and when
+    /// the connection comes back.
+    pub async fn say(&self, known: &Known) {
         let state = self.state(known, Timestamp::now());
-        self.publish(&known.key.session, Channel::State, state.to_bytes()).await
+        if let Err(error) = self.publish(&known.key.session, Channel::State, state.to_bytes()).await {
+            tracing::debug!(phase = %known.phase, %error, "a report was not taken");
+        }
+    }
+
+    /// Says how an attempt ended: through a stream that confirms it, where there is one, else as any report.
+    ///
+    /// Who is subscribed hears it either way, so a stream that is full, gone or denied costs nothing but the certainty.
+    pub async fn conclude(&self, known: &Known) -> Result<Taken, bus::Error> {
+        let state = self.state(known, Timestamp::now());
+        let message = self.message(&known.key.session, Channel::State, state.to_bytes());
+        if let Some(storage) = self.bus.storage()
+            && self.keeping.keeps(&self.bus, storage, &message.subject).await
+        {
+            match storage.publish(message.clone()).await {
+                Ok(_) => return Ok(Taken::Kept),
+                Err(error) if keeping::is_lack_of_storage(&error) => {
+                    tracing::warn!(phase = %known.phase, %error, "no stream took a final report; it is published plainly");
+                    self.keeping.lost(&self.bus).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.bus.publish(message).await.map(|()| Taken::Plain)
     }
 
     fn state(&self, known: &Known, now: Timestamp) -> StateMessage {

@@ -21,11 +21,18 @@ use crate::{
 
 /// What a runtime does with phases. One method to write; the rest of the protocol is [`super::start`]'s.
 pub trait Work: Send + Sync + 'static {
-    /// One word for this kind of work (`exec`, `jobs`): part of the queue group.
-    fn kind(&self) -> &'static str;
+    /// One word for this kind of work (`exec`, `jobs`): part of the queue group, so that of runtimes with the same
+    /// labels only those that can do the same share offers. Give it where [`Work::judge`] is more than yes.
+    fn kind(&self) -> &'static str {
+        "work"
+    }
 
-    /// Whether this phase can be done here at all. Asked once per offer, before the ack; answer at once.
-    fn judge(&self, job: &Job) -> Result<(), Decline>;
+    /// Whether this phase can be done here at all. Asked once per offer, before the ack; answer at once. Yes, unless
+    /// written otherwise.
+    fn judge(&self, job: &Job) -> Result<(), Decline> {
+        let _ = job;
+        Ok(())
+    }
 
     /// Does the work and says how it ended. Watch [`Handle::cancelled`]: when it fires, stop, and answer
     /// [`Outcome::Cancelled`]. Heartbeats are sent meanwhile without any help.
@@ -35,7 +42,9 @@ pub trait Work: Send + Sync + 'static {
 /// One attempt of one phase, as offered.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Job {
+    /// Whose phase it is.
     pub session: SessionId,
+    /// Unique in its session; anything printable, so no path and no command.
     pub phase: PhaseId,
     /// `x-attempt`: the same for every repeat of this offer, never the same for another attempt.
     pub token: AttemptToken,
@@ -53,18 +62,20 @@ pub struct Decline(pub &'static str);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// With a word for people, or none.
-    Complete {
-        message: String,
-    },
-    Failed {
-        message: String,
-        retry: RetryAdvice,
-    },
+    Complete { message: String },
+    /// With the reason for people (1 KiB of it is sent), and whether and when another attempt is of use.
+    Failed { message: String, retry: RetryAdvice },
     /// Told to stop, and stopped: reported as `failed`, "cancelled".
     Cancelled,
 }
 
 impl Outcome {
+    /// Done, with nothing to add.
+    pub fn complete() -> Self {
+        Self::Complete { message: String::new() }
+    }
+
+    /// Failed; whether it is tried again is the phase's `retry`.
     pub fn failed(message: impl Into<String>) -> Self {
         Self::Failed { message: message.into(), retry: RetryAdvice::AsConfigured }
     }

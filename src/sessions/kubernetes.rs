@@ -49,18 +49,19 @@ pub struct KubernetesStore {
 }
 
 impl KubernetesStore {
-    /// Takes the session over: reads the object anew and writes our name into its status, unless the object is another
-    /// one by now. Answers with the object as it is then, whose status is the truth to restore from.
+    /// Takes the session over: writes our name into the status of the object, which was read just now, and reads it again
+    /// when somebody wrote in between; unless it is another one by then. Answers with the object as it is, whose status
+    /// is the truth to restore from.
     pub async fn take_over(
         api: Api<PhaseManifest>,
         keeper: Keeper,
         session: SessionId,
-        object: &PhaseManifest,
+        object: PhaseManifest,
     ) -> Result<(Self, PhaseManifest), StoreError> {
         let name = object.name_any();
         let uid = object.meta().uid.clone();
+        let mut fresh = object;
         for _ in 0..CONFLICTS_MAX {
-            let fresh = timely(api.get(&name)).await?;
             if fresh.meta().uid != uid || fresh.meta().deletion_timestamp.is_some() {
                 return Err(StoreError::Gone);
             }
@@ -82,7 +83,7 @@ impl KubernetesStore {
                     };
                     return Ok((store, taken));
                 }
-                Err(Failure::Conflict) => {}
+                Err(Failure::Conflict) => fresh = timely(api.get(&name)).await?,
                 Err(error) => return Err(error.into()),
             }
         }

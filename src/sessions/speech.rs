@@ -28,6 +28,8 @@ pub(super) struct Speech {
     pub(super) session: SessionId,
     /// `Pmp-Origin` of every message.
     pub(super) origin: String,
+    /// `Pmp-Holder`: this session task among all that there are, unlike `origin`.
+    pub(super) holder: String,
 }
 
 impl Speech {
@@ -72,7 +74,12 @@ impl Speech {
                 ..plain(Command::Report)
             },
         };
-        self.message(Channel::Control, body.to_bytes())
+        let message = self.message(Channel::Control, body.to_bytes());
+        match control {
+            // Said by whoever has just taken the session over: the one before shall hear it.
+            Control::Report { .. } => message.with_header(headers::HOLDER, &self.holder),
+            _ => message,
+        }
     }
 
     /// What is left to run, in an order in which a peer may walk it; waits on what is not in it are left out, because

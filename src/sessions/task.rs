@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use rand::Rng as _;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -158,26 +159,33 @@ pub fn spawn(bus: Bus, inbound: &InboundHandle, start: Start, store: impl Store,
     let (end_to, end) = watch::channel(None);
     let stop = CancellationToken::new();
     let pace = Pace::new(store.pacing());
-    let sink = inbound.register(&start.id);
+    // With a verdict stored nothing is under way, and whatever comes next is another run: late words of the last one
+    // are nobody's.
+    let is_under_way = start.session.verdict().is_none();
+    let sink = inbound.register(&start.id).since(start.position.filter(|_| is_under_way));
     let ready = inbound.ready();
     let (pictures, saved) = start_writer(store);
-    // With a verdict stored nothing is under way, and whatever comes next is another run.
-    let must_ask = start.past == Past::Stored && start.session.verdict().is_none();
+    let must_ask = start.past == Past::Stored && is_under_way;
     let task = Task {
         bus,
-        speech: Speech { prefix: start.prefix, session: start.id, origin: start.origin.0 },
+        speech: Speech {
+            prefix: start.prefix,
+            session: start.id,
+            origin: start.origin.0,
+            holder: format!("{:016x}", rand::rng().next_u64()),
+        },
         session: start.session,
         clock: start.clock,
         listener: Box::new(listener),
         asks: HashMap::new(),
         asked: 0,
         sink,
-        since: start.position,
         standing: BusStanding::Unknown,
         proved: None,
         epoch: None,
         must_ask,
         contest: Contest::default(),
+        challenged: None,
         frame: Frame { generation: start.generation, refused: None, is_staged: false, changes: 0 },
         pictures,
         pace,
@@ -235,8 +243,6 @@ struct Task {
     asks: HashMap<AskId, String>,
     asked: u64,
     sink: Sink,
-    /// The past is read from here on, before anything is asked or offered.
-    since: Option<Position>,
     standing: BusStanding,
     /// Of the link, as last proved; none while we cannot be sure to hear.
     proved: Option<u64>,
@@ -245,6 +251,8 @@ struct Task {
     /// Runtimes may hold attempts that we do not know of.
     must_ask: bool,
     contest: Contest,
+    /// Another process believes that it holds the session: from this change of the frame on, a write says who does.
+    challenged: Option<u64>,
     frame: Frame,
     pictures: mpsc::Sender<Picture>,
     pace: Pace,
@@ -391,8 +399,9 @@ impl Task {
         if self.proved.is_none() {
             return self.link(None).await;
         }
-        if keeps && let Some(since) = self.since.take() {
-            match self.sink.catch_up(&since).await {
+        if keeps {
+            // The past first: what it says is true whatever anybody answers.
+            match self.sink.catch_up().await {
                 Ok(0) => {}
                 Ok(messages) => {
                     tracing::debug!(session = %self.speech.session, messages, "reading what was missed");
@@ -431,7 +440,8 @@ impl Task {
             self.frame.changes += 1;
         }
         let is_stale = self.unsaved_since.is_some_and(|since| since.elapsed() >= UNSTORED_MAX);
-        let is_open = self.epoch.is_some() && !is_stale && !self.contest.is_on() && !self.is_too_large;
+        let is_ours = !self.contest.is_on() && self.challenged.is_none();
+        let is_open = self.epoch.is_some() && !is_stale && is_ours && !self.is_too_large;
         let gate = if is_open { OffersGate::Open } else { OffersGate::Closed };
         self.feed(Input::Offers(gate)).await;
     }
@@ -447,10 +457,13 @@ impl Task {
     async fn heard(&mut self, message: InboundMessage) {
         match message.origin {
             From::Own => return,
+            From::Holder(ref name) => return self.challenge(name).await,
             From::Foreign(_) => return self.contested().await,
             From::None => {}
         }
         match message.body {
+            // Whoever holds the session answers, and if it is us, we are asked again.
+            InboundBody::Ack(_) if message.reply.is_some() && self.challenged.is_some() => {}
             InboundBody::Ack(ack) => {
                 let ask = message.reply.map(|reply| {
                     self.asked += 1;
@@ -479,6 +492,19 @@ impl Task {
             self.frame.changes += 1;
         }
         self.contest.heard();
+        self.set_gate().await;
+    }
+
+    /// A process of our own cluster speaks as the holder. The store knows which of us is it; until that is known we
+    /// offer and answer nothing: of two answers a runtime takes the first, and the other one of us would wait for an
+    /// attempt that nobody runs.
+    async fn challenge(&mut self, by: &str) {
+        if by == self.speech.holder {
+            return;
+        }
+        // At the usual pace of writes, since anyone on the bus could claim it again and again.
+        self.frame.changes += 1;
+        self.challenged = Some(self.frame.changes);
         self.set_gate().await;
     }
 
@@ -624,6 +650,7 @@ impl Task {
                 self.failures = 0;
                 self.unsaved_since = None;
                 self.pace.wrote(began);
+                self.challenged = self.challenged.filter(|change| version.1 < *change);
                 if self.store_at.is_some_and(|at| version.0 >= at) {
                     self.store_at = None;
                     self.feed(Input::Stored).await;

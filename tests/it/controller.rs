@@ -22,6 +22,7 @@ use pmp::{
     manifest::{OtherKinds, PhaseId, Plan, from_values},
     protocol::{Command, ControlMessage},
     resource::{PhaseManifest, Refusal, RequestAction, Shutdown},
+    sessions::Clock,
 };
 use serde_json::{Value, json};
 
@@ -258,7 +259,7 @@ async fn describe_tells_the_story_of_a_session_once_whoever_tells_it() {
     let namespace = cluster.namespace("events").await;
     let manifest = phases(&["a"]);
     let object = made(&cluster.client, &namespace, "boot", json!({"phases": manifest})).await;
-    let events = Events::start(cluster.client.clone(), "operator-1");
+    let events = Events::start(cluster.client.clone(), "operator-1", Clock::System);
     // The second one is the next leader, that tells all of it again.
     for _ in 0..2 {
         let mut session = session(&manifest);
@@ -292,7 +293,7 @@ async fn events_over_a_session_s_budget_are_dropped_and_counted() {
     let cluster = cluster().await;
     let namespace = cluster.namespace("budget").await;
     let object = made(&cluster.client, &namespace, "boot", json!({"phases": []})).await;
-    let events = Events::start(cluster.client.clone(), "operator-1");
+    let events = Events::start(cluster.client.clone(), "operator-1", Clock::System);
     let mut told = events.session(&regarding(&object));
     for n in 0..40 {
         told.refused(n, Refusal::InvalidManifest, "it is wrong\nin two lines");
@@ -319,7 +320,7 @@ async fn an_event_of_a_namespace_that_is_gone_fails_and_holds_up_nobody() {
     let cluster = cluster().await;
     let namespace = cluster.namespace("after").await;
     let object = made(&cluster.client, &namespace, "boot", json!({"phases": []})).await;
-    let events = Events::start(cluster.client.clone(), "operator-1");
+    let events = Events::start(cluster.client.clone(), "operator-1", Clock::System);
     let mut about = regarding(&object);
     about.namespace = Some("no-such-namespace".to_owned());
     let session = session(&json!([]));

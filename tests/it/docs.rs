@@ -6,14 +6,14 @@ use std::{collections::BTreeSet, fs, path::Path, process::Command, time::Duratio
 use futures::StreamExt as _;
 use pmp::{
     bus::{Arrival, Auth, Bus, ConnectOptions, Inbound, Keeping, LinkState, Message, Ready, Secret},
-    engine::{PhaseReason, PhaseState},
+    engine::{PhaseReason, PhaseState, ReportStatus},
     manifest::{Format, OtherKinds, Reason, parse},
-    protocol::{Prefix, SessionId},
+    protocol::{AckMessage, ControlMessage, GrantMessage, Prefix, SessionId, StateMessage, TargetMessage},
     resource::{ConditionReason, ConditionType, crd},
 };
 use serde_json::{Value, json};
 
-use crate::support::{NatsConfig, bin, eventually, nats, python};
+use crate::support::{NatsConfig, Process, bin, eventually, nats, python, scratch};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -93,20 +93,107 @@ fn every_manifest_in_the_documents_is_valid() {
     assert!(count >= 6, "only {count} manifests were found: are they fenced as yaml or json?");
 }
 
-#[test]
-fn flags_are_those_of_the_operator() {
-    let help = Command::new(bin()).args(["operator", "--help"]).output().unwrap().stdout;
+/// Every flag that stands in this text.
+fn flags(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));
+    words.filter(|word| word.starts_with("--") && word.len() > 2).map(str::to_owned).collect()
+}
+
+/// The flags of a verb, as its help lists them.
+fn offered(verb: &str) -> BTreeSet<String> {
+    let help = Command::new(bin()).args([verb, "--help"]).output().unwrap().stdout;
     let help = String::from_utf8(help).unwrap();
-    let flags = |text: &str| -> BTreeSet<String> {
-        let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));
-        words.filter(|word| word.starts_with("--") && word.len() > 2).map(str::to_owned).collect()
-    };
-    let offered: Vec<&str> = help.lines().filter(|line| line.trim_start().starts_with('-')).collect();
-    let mut offered = flags(&offered.join("\n"));
+    let listed: Vec<&str> = help.lines().filter(|line| line.trim_start().starts_with('-')).collect();
+    let mut offered = flags(&listed.join("\n"));
     offered.remove("--help");
     offered.remove("--version");
-    let described = first_column(&section(&text("docs/operations.md"), "## Flags"));
-    assert_eq!(flags(&described.join("\n")), offered);
+    offered
+}
+
+/// The flags of a table of a document.
+fn described(document: &str, heading: &str) -> BTreeSet<String> {
+    flags(&first_column(&section(&text(document), heading)).join("\n"))
+}
+
+#[test]
+fn flags_are_those_of_the_operator() {
+    assert_eq!(described("docs/operations.md", "## Flags"), offered("operator"));
+}
+
+#[test]
+fn flags_are_those_of_the_runtime() {
+    let own = described("docs/runtimes.md", "### Flags");
+    let shared = described("docs/operations.md", "## Flags");
+    let is_named =
+        |flag: &&String| flag.starts_with("--nats") || ["--subject-prefix", "--log-format"].contains(&flag.as_str());
+    let all: BTreeSet<String> = own.iter().chain(shared.iter().filter(is_named)).cloned().collect();
+    assert_eq!(all, offered("runtime"));
+}
+
+#[test]
+fn messages_in_the_documents_are_those_of_the_protocol() {
+    let document = text("docs/runtimes.md");
+    let mut count = 0;
+    for (kind, parses) in [
+        (
+            "target",
+            &(|body: &[u8]| TargetMessage::parse(body).is_ok_and(|m| m.spec.is_some())) as &dyn Fn(&[u8]) -> bool,
+        ),
+        ("ack", &|body| AckMessage::parse(body).is_ok_and(|m| m.attempt.is_some() && m.runtime.is_some())),
+        ("grant", &|body| GrantMessage::parse(body).is_ok_and(|m| m.granted)),
+        ("state", &|body| StateMessage::parse(body).is_ok_and(|m| m.attempt.is_some() && m.updated.is_some())),
+        ("control", &|body| ControlMessage::parse(body).is_ok_and(|m| m.attempt.is_some())),
+    ] {
+        for block in blocks(&document, &format!("json {kind}")) {
+            count += 1;
+            assert!(parses(block.as_bytes()), "{kind}: {block}");
+        }
+    }
+    assert_eq!(count, 7);
+}
+
+#[tokio::test]
+async fn the_least_runtime_of_the_documents_runs_an_offer_once_and_says_so_again() {
+    let server = nats(NatsConfig::default().without_jetstream()).await;
+    let script = scratch("least-runtime").join("runtime.py");
+    fs::write(&script, &blocks(&text("docs/runtimes.md"), "python")[0]).unwrap();
+    let mut command = Command::new(python());
+    command.arg(&script).env("NATS_URL", &server.url);
+    let runtime = Process::start("least-runtime", &command);
+    eventually(SOON, "it listens", async || runtime.stdout().contains("listening").then_some(())).await;
+
+    let client = async_nats::connect(&server.url).await.unwrap();
+    let mut acks = client.subscribe("plan.session.s1.ack").await.unwrap();
+    let mut states = client.subscribe("plan.session.s1.state").await.unwrap();
+    let target = |labels: Value, token: &str| {
+        let spec = json!({"selector": labels, "x-greet": token});
+        let phase = json!({"kind": "Phase", "id": "p", "spec": spec});
+        json!({"phaseId": "p", "reason": "", "x-attempt": token, "x-phase": phase}).to_string()
+    };
+    let say = async |channel: &str, body: String| {
+        client.publish(format!("plan.session.s1.{channel}"), body.into()).await.unwrap();
+    };
+    let mut answer = async |granted: bool| {
+        let ack = tokio::time::timeout(SOON, acks.next()).await.expect("an ack").unwrap();
+        let token = AckMessage::parse(&ack.payload).unwrap().attempt.unwrap().to_string();
+        client.publish(ack.reply.unwrap(), json!({"x-granted": granted}).to_string().into()).await.unwrap();
+        token
+    };
+    say("target", target(json!({"matchLabels": {"site": "lab"}}), "others")).await;
+    say("target", target(Value::Null, "refused")).await;
+    assert_eq!(answer(false).await, "refused");
+    say("target", target(Value::Null, "world")).await;
+    assert_eq!(answer(true).await, "world");
+    let mut is_complete = async || {
+        let state = tokio::time::timeout(SOON, states.next()).await.expect("a report").unwrap();
+        StateMessage::parse(&state.payload).unwrap().status == ReportStatus::Complete
+    };
+    assert!(is_complete().await);
+    say("control", json!({"command": "x-report"}).to_string()).await;
+    assert!(is_complete().await);
+    say("target", target(Value::Null, "world")).await;
+    assert!(is_complete().await);
+    assert_eq!(runtime.stdout().matches("hello world").count(), 1, "{}", runtime.tail());
 }
 
 #[test]

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use crate::support::{self, Cluster};
 
 /// `make generate` writes it, `pmp crd` prints it.
-const COMMITTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/crds/phasemanifests.yaml");
+pub(crate) const COMMITTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/crds/phasemanifests.yaml");
 
 #[test]
 fn committed_crd_is_the_generated_one() {
@@ -29,13 +29,18 @@ fn committed_crd_is_the_generated_one() {
 /// A cluster that knows the resource. Server-side, so that tests may do this at the same time.
 pub(crate) async fn cluster() -> Cluster {
     let cluster = support::cluster().await;
+    teach(&cluster).await;
+    cluster
+}
+
+/// Gives a cluster the resource.
+pub(crate) async fn teach(cluster: &Cluster) {
     let applied = cluster.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", COMMITTED]).await;
     assert!(applied.status.success(), "{applied:?}");
     assert_eq!(String::from_utf8_lossy(&applied.stderr), "", "the API server warns of the CRD");
     let name = "crd/phasemanifests.pmp.dev";
     let waited = cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", name]).await;
     assert!(waited.status.success(), "{waited:?}");
-    cluster
 }
 
 /// What kubectl apply says of a resource with this spec: Err is what it was refused with.

@@ -37,10 +37,11 @@ struct Servers {
     url: String,
     authority: PathBuf,
     kubeconfig: PathBuf,
+    // Both are held so that they end with the test binary.
     api: Mutex<Process>,
+    etcd: Mutex<Process>,
     api_command: Command,
-    // Held so that it ends with the test binary.
-    _etcd: Process,
+    etcd_command: Command,
 }
 
 /// Whether etcd waits for its disk.
@@ -65,7 +66,7 @@ pub async fn own_cluster() -> OwnCluster {
     OwnCluster(Cluster::of(start().await.map(Arc::new)).await)
 }
 
-/// A cluster whose API server may be killed, since nobody else has one on it.
+/// A cluster whose servers may be killed, since nobody else has an eye on them.
 pub struct OwnCluster(Cluster);
 
 impl Deref for OwnCluster {
@@ -90,20 +91,42 @@ impl OwnCluster {
     /// Starts the API server again at the same address, and returns when it is ready.
     pub async fn start_api_server(&self) {
         *self.api() = Process::start("kube-apiserver", &self.0.servers.api_command);
+        self.until_ready().await;
+    }
+
+    /// Ends etcd as a crash does; its directory stays.
+    pub fn kill_etcd(&self) {
+        self.etcd().kill();
+    }
+
+    /// Sends etcd a signal, such as STOP to make it hang and CONT to let it go on.
+    pub fn signal_etcd(&self, signal: Signal) {
+        self.etcd().signal(signal);
+    }
+
+    /// Starts etcd again at the same address with the same directory, and returns when the API server is ready, which
+    /// asks it.
+    pub async fn start_etcd(&self) {
+        *self.etcd() = Process::start("etcd", &self.0.servers.etcd_command);
+        self.until_ready().await;
+    }
+
+    async fn until_ready(&self) {
         eventually(START_DEADLINE, "kube-apiserver is ready again", async || {
-            self.expect_api_server();
+            for mut server in [self.etcd(), self.api()] {
+                assert!(server.exit_code().is_none(), "ended at its start: {}", server.tail());
+            }
             answers_ready(&self.0.client).await.then_some(())
         })
         .await;
     }
 
-    fn expect_api_server(&self) {
-        let mut api = self.api();
-        assert!(api.exit_code().is_none(), "ended at its start: {}", api.tail());
-    }
-
     fn api(&self) -> MutexGuard<'_, Process> {
         self.0.servers.api.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn etcd(&self) -> MutexGuard<'_, Process> {
+        self.0.servers.etcd.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -159,7 +182,8 @@ impl Cluster {
     pub async fn service_account_kubeconfig(&self, namespace: &str, name: &str) -> PathBuf {
         let token = self.service_account_token(namespace, name).await;
         let path = scratch("service-account").join("kubeconfig");
-        write_kubeconfig(&path, &self.servers.url, &self.servers.authority, namespace, &json!({"token": token}));
+        let server = json!({"server": self.servers.url, "certificate-authority": self.servers.authority});
+        write_kubeconfig(&path, &server, namespace, &json!({"token": token}));
         path
     }
 
@@ -189,7 +213,8 @@ async fn start() -> Result<Servers, String> {
 async fn try_start() -> Result<Servers, String> {
     let dir = scratch("cluster");
     let etcd_port = ports::free_port();
-    let mut etcd = Process::start("etcd", &etcd_command(&dir, etcd_port, ports::free_port()));
+    let etcd_command = etcd_command(&dir, etcd_port, ports::free_port());
+    let mut etcd = Process::start("etcd", &etcd_command);
     ready(&mut etcd, "etcd listens", async || listens(etcd_port)).await?;
 
     let authority = Authority::new(&dir);
@@ -198,13 +223,15 @@ async fn try_start() -> Result<Servers, String> {
     let admin = authority.client("admin", "system:masters");
     let kubeconfig = dir.join("kubeconfig");
     let credentials = json!({"client-certificate": admin.certificate, "client-key": admin.key});
-    write_kubeconfig(&kubeconfig, &url, &authority.certificate, "default", &credentials);
+    let server = json!({"server": url, "certificate-authority": authority.certificate});
+    write_kubeconfig(&kubeconfig, &server, "default", &credentials);
     let api_command = api_server_command(&dir, port, etcd_port, &authority);
     let mut api = Process::start("kube-apiserver", &api_command);
     ready(&mut api, "kube-apiserver listens", async || listens(port)).await?;
     let client = client_of(&kubeconfig).await;
     ready(&mut api, "kube-apiserver is ready", async || answers_ready(&client).await).await?;
-    Ok(Servers { url, authority: authority.certificate, kubeconfig, api: Mutex::new(api), api_command, _etcd: etcd })
+    let (api, etcd) = (Mutex::new(api), Mutex::new(etcd));
+    Ok(Servers { url, authority: authority.certificate, kubeconfig, api, etcd, api_command, etcd_command })
 }
 
 fn etcd_command(dir: &Path, port: u16, peer_port: u16) -> Command {
@@ -268,11 +295,12 @@ async fn answers_ready(client: &kube::Client) -> bool {
     matches!(answer, Ok(Ok(text)) if text == "ok")
 }
 
-fn write_kubeconfig(path: &Path, url: &str, authority: &Path, namespace: &str, credentials: &Value) {
+/// `server` and `credentials` are the `cluster` and the `user` of the only context.
+pub(super) fn write_kubeconfig(path: &Path, server: &Value, namespace: &str, credentials: &Value) {
     let config = json!({
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [{"name": "testbed", "cluster": {"server": url, "certificate-authority": authority}}],
+        "clusters": [{"name": "testbed", "cluster": server}],
         "users": [{"name": "user", "user": credentials}],
         "contexts": [{"name": "testbed", "context": {"cluster": "testbed", "user": "user", "namespace": namespace}}],
         "current-context": "testbed",

@@ -10,9 +10,11 @@
 mod authority;
 mod cluster;
 mod nats;
+mod passage;
 mod ports;
 mod process;
 pub mod rust_paths;
+mod slow_api;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,7 +27,9 @@ pub use authority::{Authority, Identity};
 pub use cluster::keep_on_disk;
 pub use cluster::{Cluster, cluster, own_cluster};
 pub use nats::{Nats, NatsConfig, Tls, nats, shared_nats};
+pub use passage::Passage;
 pub use process::{Process, Signal, alive};
+pub use slow_api::SlowApi;
 
 /// How long a server may take from its start to its first answer. The API server needs 5 s on two idle cores; the rest
 /// is for a machine that compiles something else meanwhile.

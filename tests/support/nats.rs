@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
@@ -20,6 +20,8 @@ pub enum Tls {
     Off,
     Server,
     Mutual,
+    /// As `Server`, but the server waits for the handshake and greets nobody before it.
+    First,
 }
 
 /// What a server is to be like; open, with JetStream, without TLS unless told otherwise.
@@ -69,6 +71,7 @@ pub struct Nats {
     /// A client's certificate that the server takes, with mutual TLS.
     pub identity: Option<Identity>,
     port: u16,
+    greets: bool,
     config: PathBuf,
     process: Mutex<Option<Process>>,
 }
@@ -93,6 +96,7 @@ pub async fn nats(config: NatsConfig) -> Nats {
         authority: None,
         identity: None,
         port,
+        greets: config.tls != Tls::First,
         config: dir.join("nats.conf"),
         process: Mutex::new(None),
     };
@@ -102,7 +106,8 @@ pub async fn nats(config: NatsConfig) -> Nats {
         let mutual = config.tls == Tls::Mutual;
         settings.insert(
             "tls".to_owned(),
-            json!({"cert_file": own.certificate, "key_file": own.key, "ca_file": authority.certificate, "verify": mutual}),
+            json!({"cert_file": own.certificate, "key_file": own.key, "ca_file": authority.certificate, "verify": mutual,
+                "handshake_first": config.tls == Tls::First}),
         );
         server.identity = mutual.then(|| authority.client("nats-client", "test bed"));
         server.authority = Some(authority.certificate);
@@ -124,7 +129,7 @@ impl Nats {
             let mut slot = self.slot();
             let process = slot.as_mut().expect("it was started just above");
             assert!(process.exit_code().is_none(), "ended at its start: {}", process.tail());
-            greets(self.port).then_some(())
+            takes_connections(self.port, self.greets).then_some(())
         })
         .await;
     }
@@ -153,6 +158,22 @@ impl Nats {
         drop(self.slot().take());
     }
 
+    /// Sends the server a signal, such as STOP to make it hang and CONT to let it go on.
+    pub fn signal(&self, signal: Signal) {
+        self.slot().as_mut().expect("only a running server is sent a signal").signal(signal);
+    }
+
+    /// Throws away all that JetStream has stored, as a lost disk does. Only while the server is not running.
+    pub fn wipe_store(&self) {
+        assert!(self.slot().is_none(), "a running server writes its store anew");
+        fs::remove_dir_all(self.config.with_file_name("store")).expect("a server with JetStream has a store");
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
     /// The server's process id.
     pub fn pid(&self) -> u32 {
         self.slot().as_ref().expect("only a running server has a process id").pid()
@@ -179,9 +200,13 @@ impl Nats {
     }
 }
 
-/// The server speaks first on every connection, TLS or not; a listening socket alone says little.
-fn greets(port: u16) -> bool {
+/// The server speaks first on every connection, TLS or not, unless it was told to wait; a listening socket alone says
+/// little.
+fn takes_connections(port: u16, greets: bool) -> bool {
     let Ok(stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else { return false };
+    if !greets {
+        return true;
+    }
     let patience = Some(Duration::from_secs(2));
     let mut line = String::new();
     stream.set_read_timeout(patience).is_ok()

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 pub use rustix::process::Signal;
-use rustix::process::{Pid, kill_process, test_kill_process};
+use rustix::process::{Pid, kill_process, kill_process_group, test_kill_process};
 
 /// How much of an output a failure shows, in lines.
 const TAIL_LINES: usize = 40;
@@ -31,6 +31,8 @@ impl Process {
         let pid_file = dir.join("pid");
         let mut leash = Command::new(super::tool("leash"));
         leash.arg(&pid_file).arg(command.get_program()).args(command.get_args());
+        // Two operators of two tests would want the same port.
+        leash.env("PMP_GATEWAY_ADDR", "127.0.0.1:0");
         for (key, value) in command.get_envs() {
             match value {
                 Some(value) => leash.env(key, value),
@@ -90,6 +92,25 @@ impl Process {
         let _ = self.leash.wait();
     }
 
+    /// Ends it by force together with the commands that it has started, each with its whole process group: as the end of
+    /// a machine or of a container does it. Nothing that it started goes on when this returns.
+    pub fn kill_with_children(&mut self) {
+        self.signal(Signal::STOP);
+        let began = Instant::now();
+        while stat(self.pid).is_some_and(|stat| !matches!(stat.state, 'T' | 'Z')) {
+            assert!(began.elapsed() < super::START_DEADLINE, "does not stop: {}", self.tail());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // Stopped, it starts no more of them.
+        let children = children_of(self.pid);
+        self.kill();
+        for child in children {
+            // Whoever has not made a group of its own yet is killed by itself. Both may have ended meanwhile.
+            let _ = kill_process_group(pid_of(child), Signal::KILL);
+            let _ = kill_process(pid_of(child), Signal::KILL);
+        }
+    }
+
     /// The last lines of both outputs, for the message of a failure.
     pub fn tail(&self) -> String {
         let last = |text: String| {
@@ -126,9 +147,27 @@ impl Drop for Process {
 
 /// Whether a process of this id runs. One that has ended but was not yet waited for does not.
 pub fn alive(pid: u32) -> bool {
-    let zombie = fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z')));
-    !zombie && test_kill_process(pid_of(pid)).is_ok()
+    stat(pid).is_none_or(|stat| stat.state != 'Z') && test_kill_process(pid_of(pid)).is_ok()
+}
+
+/// What the kernel says of a process; nothing where there is no such process or no `/proc`.
+struct Stat {
+    /// `R`unning, `S`leeping, s`T`opped, `Z`ombie, ...
+    state: char,
+    parent: u32,
+}
+
+fn stat(pid: u32) -> Option<Stat> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name stands in brackets and may hold any.
+    let mut fields = text.rsplit_once(')')?.1.split_whitespace();
+    Some(Stat { state: fields.next()?.chars().next()?, parent: fields.next()?.parse().ok()? })
+}
+
+fn children_of(parent: u32) -> Vec<u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| stat(*pid).is_some_and(|stat| stat.parent == parent)).collect()
 }
 
 fn pid_of(pid: u32) -> Pid {

@@ -115,6 +115,8 @@ pub enum Origin {
     None,
     /// This cluster's: our own, heard again.
     Own,
+    /// This cluster's, from whoever holds the session or believes so: its name, perhaps our own.
+    Holder(String),
     /// Another operator's.
     Foreign(String),
 }

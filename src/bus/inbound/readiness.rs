@@ -84,7 +84,7 @@ async fn say_how_it_is_kept(keeping: &mut watch::Receiver<(u64, Keeping)>, ready
             _ => false,
         });
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// One probe a channel, all at once; and how reports are kept, as far as that is known soon.

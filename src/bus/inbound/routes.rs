@@ -19,6 +19,9 @@ use crate::{
 /// Messages that wait for one session; at the most a session has two for each phase in flight.
 const SINK_MESSAGES_MAX: usize = 4096;
 
+/// Longest name kept of whoever speaks.
+const NAME_CHARS_MAX: usize = 128;
+
 #[derive(Default)]
 struct AtomicCounters {
     received: AtomicU64,
@@ -143,6 +146,7 @@ impl Routes {
             twins: HashMap::new(),
             twins_within: 0,
             given: None,
+            is_behind: false,
         }
     }
 
@@ -238,7 +242,7 @@ impl Routes {
         let origin = self.origin_of(&message);
         match origin {
             Origin::None => {}
-            Origin::Own => count(&self.counters.own),
+            Origin::Own | Origin::Holder(_) => count(&self.counters.own),
             Origin::Foreign(_) => count(&self.counters.foreign),
         }
         let traceparent = message.headers.get(headers::TRACEPARENT).map(str::to_owned);
@@ -249,8 +253,11 @@ impl Routes {
     fn origin_of(&self, message: &Message) -> Origin {
         match message.headers.get(headers::ORIGIN) {
             None => Origin::None,
-            Some(origin) if origin == self.origin => Origin::Own,
-            Some(origin) => Origin::Foreign(origin.chars().take(128).collect()),
+            Some(origin) if origin == self.origin => match message.headers.get(headers::HOLDER) {
+                None => Origin::Own,
+                Some(name) => Origin::Holder(name.chars().take(NAME_CHARS_MAX).collect()),
+            },
+            Some(origin) => Origin::Foreign(origin.chars().take(NAME_CHARS_MAX).collect()),
         }
     }
 

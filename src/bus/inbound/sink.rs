@@ -42,6 +42,8 @@ pub struct Sink {
     pub(super) twins_within: usize,
     /// Up to here everything was given.
     pub(super) given: Option<Position>,
+    /// There is more behind that place, and it was not asked for yet.
+    pub(super) is_behind: bool,
 }
 
 /// Messages from before the registration.
@@ -56,6 +58,8 @@ impl Sink {
         while let Some(past) = &mut self.past {
             let read = if past.left == 0 { None } else { past.reading.messages.next().await };
             let Some(Ok(stored)) = read else {
+                // A reading that broke off is begun again behind the same place.
+                self.is_behind = past.left > 0;
                 self.past = None;
                 self.twins_within = self.receiver.len();
                 return Some(Arrival::CaughtUp);
@@ -95,20 +99,31 @@ impl Sink {
         is_twin
     }
 
-    /// Reads first what the stream has of this session behind `since`; how many messages that is.
+    /// What is known already: everything in the stream up to this place.
+    #[must_use]
+    pub fn since(mut self, place: Option<Position>) -> Self {
+        self.is_behind = place.is_some();
+        self.given = place;
+        self
+    }
+
+    /// Gives next what the stream has of this session behind [`Self::since`]; how many messages that is.
     ///
-    /// Nothing if the stream is another one by now. Two calls to the server, each within [`crate::bus::CALL_TIMEOUT`].
-    pub async fn catch_up(&mut self, since: &Position) -> Result<u64, Error> {
-        let (Some(storage), Some(session)) = (self.bus.storage(), &self.session) else { return Ok(0) };
+    /// Nothing if the stream is another one by now, or all was given. Two calls to the server, each within
+    /// [`crate::bus::CALL_TIMEOUT`]; after an error it can be asked for again.
+    pub async fn catch_up(&mut self) -> Result<u64, Error> {
+        let (Some(since), Some(session), true) = (&self.given, &self.session, self.is_behind) else { return Ok(0) };
+        let Some(storage) = self.bus.storage() else { return Ok(0) };
         let facts = storage.facts(&since.stream).await?;
         if facts.created != since.created || facts.last <= since.sequence {
+            self.is_behind = false;
             return Ok(0);
         }
         let prefix = &self.routes.prefix;
         let patterns = [Channel::State, Channel::Control].map(|channel| prefix.subject(session, channel));
         let reading = storage.read(&since.stream, &patterns, Begin::Sequence(since.sequence + 1)).await?;
         let left = reading.pending;
-        self.given = Some(since.clone());
+        self.is_behind = false;
         if left > 0 {
             self.past = Some(Past { reading, left });
         }
@@ -126,7 +141,8 @@ impl Sink {
     pub fn position(&mut self) -> Option<&Position> {
         // The place is read before the queue is looked at: what stands before it was put there before it was noted.
         let reached = self.routes.reached();
-        if self.past.is_none() && self.receiver.is_empty() && reached.is_some() {
+        let is_up_to_date = self.past.is_none() && !self.is_behind && self.receiver.is_empty();
+        if is_up_to_date && reached.is_some() {
             self.given = reached;
         }
         self.given.as_ref()

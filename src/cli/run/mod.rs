@@ -203,8 +203,7 @@ async fn carry_out(
         labels,
         prefix: prefix.clone(),
         session: Some(task.session.clone()),
-        concurrency: None,
-        heartbeat: runtime::Options::HEARTBEAT,
+        ..runtime::Options::new("laptop")
     };
     let runtime = runtime::start(bus.clone(), options, work).await.context("cannot start the runtime")?;
     let logs = bus.subscribe(&prefix.subject(&task.session, Channel::Log), None).await?;

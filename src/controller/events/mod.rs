@@ -41,6 +41,7 @@ use super::{
 use crate::{
     engine::{Output, Session},
     resource::{ConditionReason, PhaseManifest, Refusal},
+    sessions::Clock,
 };
 
 /// Who speaks, in every Event.
@@ -99,6 +100,7 @@ pub struct Events {
     queue: mpsc::Sender<Work>,
     reporter: Arc<str>,
     tally: Arc<Tally>,
+    clock: Clock,
 }
 
 /// Tells of one object, within a budget.
@@ -114,7 +116,7 @@ pub struct SessionEvents {
 
 impl Events {
     /// Starts the task. `reporter` names this process (`reportingInstance`).
-    pub fn start(client: Client, reporter: &str) -> Self {
+    pub fn start(client: Client, reporter: &str, clock: Clock) -> Self {
         let (queue, work) = mpsc::channel(QUEUE_MAX);
         let tally = Arc::new(Tally::default());
         tokio::spawn(post_all(client, work, Arc::clone(&tally)));
@@ -122,7 +124,7 @@ impl Events {
             "" => CONTROLLER,
             reporter => reporter,
         };
-        Self { queue, reporter: reporter.into(), tally }
+        Self { queue, reporter: reporter.into(), tally, clock }
     }
 
     /// To tell of this object; see [`regarding`]. The budget is the caller's to keep: make one a session, not one an Event.
@@ -190,7 +192,7 @@ impl SessionEvents {
         if self.told.contains(&hash) {
             return;
         }
-        let now = Timestamp::now();
+        let now = self.events.clock.now();
         self.last_millis = now.as_millisecond().max(self.last_millis + 1);
         let event = self.event(tale, now, &hash);
         // However much the phases had to say, how it ended is told; the session's own turns are few.

@@ -3,12 +3,19 @@
 //! `x-exec: {command: [program, arg, ..], env: {NAME: value}, workingDir: dir}`. Its lines become `.log` messages, its
 //! exit code the report. No shell is implied: who wants one writes `["sh", "-c", ".."]`. Whoever may publish a target
 //! could otherwise run anything, so on NATS a command written in the phase needs [`Commands::InLine`] to be asked for;
-//! without it `x-exec: {name, args, env}` picks an executable from one directory.
+//! without it `x-exec: {name, args}` picks an executable from one directory. Arguments reach it as they are written and
+//! nothing else does: an environment (`LD_PRELOAD`, `BASH_ENV`) or a working directory of somebody else's choice would
+//! be a command of their choice.
 
 mod child;
 mod lines;
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde_json::{Map, Value};
 
@@ -16,6 +23,9 @@ use super::work::{Decline, Handle, Job, Outcome, Work};
 
 /// How long a child may take to end after SIGTERM before SIGKILL.
 pub const GRACE: Duration = Duration::from_secs(5);
+
+/// By anybody: whether by us is found out when it is started.
+const EXECUTABLE: u32 = 0o111;
 
 /// Variables that a child gets from a runtime that keeps its own environment to itself.
 const MINIMAL_ENV: [&str; 8] = ["PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "SHELL"];
@@ -25,8 +35,9 @@ const MINIMAL_ENV: [&str; 8] = ["PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", 
 pub enum Commands {
     /// From `x-exec.command` of the phase itself (`--allow-exec`; `pmp run`).
     InLine,
-    /// From this directory, by `x-exec.name` (`--commands`).
-    Directory(PathBuf),
+    /// From this directory, by `x-exec.name` (`--commands`): any executable file in it, and what links there point to.
+    /// Only variables on the list are taken from `x-exec.env` (`--allow-env`), and no `x-exec.workingDir`.
+    Directory { path: PathBuf, variables: BTreeSet<String> },
     /// From nowhere: everything is declined.
     Refused,
 }
@@ -45,15 +56,19 @@ pub enum WithoutExec {
 pub enum Environment {
     /// All of it.
     Inherit,
-    /// [`MINIMAL_ENV`] only: a runtime's own variables may hold the bus's password.
+    /// `PATH`, `HOME`, `USER`, `LANG`, `LC_ALL`, `TZ`, `TMPDIR` and `SHELL` only: a runtime's own variables may hold the
+    /// bus's password.
     Minimal,
 }
 
 /// Runs phases as child processes.
 #[derive(Debug, Clone)]
 pub struct Exec {
+    /// Where commands come from.
     pub commands: Commands,
+    /// What becomes of a phase that has none.
     pub without: WithoutExec,
+    /// What a child knows of our environment.
     pub environment: Environment,
     /// Between SIGTERM and SIGKILL.
     pub grace: Duration,
@@ -83,14 +98,22 @@ impl Exec {
         let (program, args) = match &self.commands {
             Commands::Refused => return Err(Refusal::NotAllowed),
             Commands::InLine => in_line(exec)?,
-            Commands::Directory(dir) => from_directory(exec, dir)?,
+            Commands::Directory { path, .. } => from_directory(exec, path)?,
         };
         let mut env = texts_by_name(exec)?;
+        if let Commands::Directory { variables, .. } = &self.commands
+            && let Some(name) = env.keys().find(|name| !variables.contains(*name))
+        {
+            return Err(Refusal::Bad(format!("x-exec.env.{name} is not taken by this runtime")));
+        }
         env.insert("PMP_SESSION_ID".to_owned(), job.session.to_string());
         env.insert("PMP_PHASE_ID".to_owned(), job.phase.to_string());
         env.insert("PMP_ATTEMPT".to_owned(), job.token.to_string());
         let working_dir = match exec.get("workingDir").or_else(|| exec.get("working_dir")) {
             None | Some(Value::Null) => None,
+            Some(_) if matches!(self.commands, Commands::Directory { .. }) => {
+                return Err(Refusal::bad("x-exec.workingDir is not taken by this runtime"));
+            }
             Some(Value::String(dir)) => Some(PathBuf::from(dir)),
             Some(_) => return Err(Refusal::bad("x-exec.workingDir is not a string")),
         };
@@ -136,14 +159,15 @@ fn in_line(exec: &Map<String, Value>) -> Result<(PathBuf, Vec<String>), Refusal>
     Ok((program.into(), words))
 }
 
-/// `name` is a file in `dir`, never a path out of it.
-fn from_directory(exec: &Map<String, Value>, dir: &std::path::Path) -> Result<(PathBuf, Vec<String>), Refusal> {
+/// `name` is an executable file in `dir`, never a path out of it.
+fn from_directory(exec: &Map<String, Value>, dir: &Path) -> Result<(PathBuf, Vec<String>), Refusal> {
     let Some(name) = exec.get("name").and_then(Value::as_str) else { return Err(Refusal::NotAllowed) };
     if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\', '\0']) {
         return Err(Refusal::bad("x-exec.name is not the plain name of a command"));
     }
     let path = dir.join(name);
-    if !path.is_file() {
+    let is_executable = path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & EXECUTABLE != 0);
+    if !is_executable {
         return Err(Refusal::NotAllowed);
     }
     let args = match exec.get("args") {
@@ -183,8 +207,13 @@ fn texts_by_name(exec: &Map<String, Value>) -> Result<BTreeMap<String, String>, 
 }
 
 impl Work for Exec {
+    /// Those that take other commands decline what these take, so they share no offers.
     fn kind(&self) -> &'static str {
-        "exec"
+        match self.commands {
+            Commands::InLine => "exec",
+            Commands::Directory { .. } => "exec-named",
+            Commands::Refused => "exec-none",
+        }
     }
 
     fn judge(&self, job: &Job) -> Result<(), Decline> {
@@ -238,22 +267,66 @@ mod tests {
     fn a_command_written_in_the_phase_is_declined_unless_allowed() {
         let phase = job(&json!({"x-exec": {"command": ["true"]}}));
         assert_eq!(Exec::on_nats(Commands::Refused).judge(&phase), Err(Decline("NotAllowed")));
-        assert_eq!(Exec::on_nats(Commands::Directory("/nowhere".into())).judge(&phase), Err(Decline("NotAllowed")));
+        assert_eq!(Exec::on_nats(commands_in(Path::new("/nowhere"))).judge(&phase), Err(Decline("NotAllowed")));
         assert_eq!(Exec::on_nats(Commands::InLine).judge(&phase), Ok(()));
     }
 
     #[test]
     fn a_named_command_never_leaves_its_directory() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("fsck"), "").unwrap();
-        let exec = Exec::on_nats(Commands::Directory(dir.path().to_owned()));
+        executable(&dir.path().join("fsck"));
+        let exec = Exec::on_nats(commands_in(dir.path()));
         let order = exec.order(&job(&json!({"x-exec": {"name": "fsck", "args": ["-y", 3]}}))).unwrap();
         assert_eq!((order.program, order.args), (dir.path().join("fsck"), vec!["-y".to_owned(), "3".to_owned()]));
-        for name in ["../fsck", "/bin/sh", "", "..", "a/b"] {
+        for name in ["../fsck", "/bin/sh", "", "..", ".", ".hidden", "a/b", "a\\b", "a\0"] {
             let refusal = exec.order(&job(&json!({"x-exec": {"name": name}}))).unwrap_err();
             assert!(matches!(refusal, Refusal::Bad(_)), "{name}: {refusal:?}");
         }
         assert_eq!(exec.order(&job(&json!({"x-exec": {"name": "absent"}}))).unwrap_err(), Refusal::NotAllowed);
+    }
+
+    fn commands_in(path: &Path) -> Commands {
+        Commands::Directory { path: path.to_owned(), variables: ["LEVEL".to_owned()].into() }
+    }
+
+    fn executable(path: &Path) {
+        std::fs::write(path, "#!/bin/sh\n").unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_is_not_executable_is_no_command_and_neither_is_a_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("notes"), "").unwrap();
+        std::fs::create_dir(dir.path().join("sub")).unwrap();
+        let exec = Exec::on_nats(commands_in(dir.path()));
+        for name in ["notes", "sub"] {
+            assert_eq!(
+                exec.order(&job(&json!({"x-exec": {"name": name}}))).unwrap_err(),
+                Refusal::NotAllowed,
+                "{name}"
+            );
+        }
+        assert_eq!(exec.judge(&job(&json!({"x-exec": {"command": ["sh"]}}))), Err(Decline("NotAllowed")));
+    }
+
+    #[test]
+    fn a_named_command_takes_no_surroundings_but_what_its_runtime_lists() {
+        let dir = tempfile::tempdir().unwrap();
+        executable(&dir.path().join("fsck"));
+        let exec = Exec::on_nats(commands_in(dir.path()));
+        let order = exec.order(&job(&json!({"x-exec": {"name": "fsck", "env": {"LEVEL": 3}}}))).unwrap();
+        assert_eq!(order.env["LEVEL"], "3");
+        for more in
+            [json!({"env": {"LD_PRELOAD": "x"}}), json!({"env": {"BASH_ENV": "$(id)"}}), json!({"workingDir": "/"})]
+        {
+            let mut phase = json!({"x-exec": {"name": "fsck"}});
+            phase["x-exec"].as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            match exec.order(&job(&phase)) {
+                Err(Refusal::Bad(text)) => assert!(text.contains("not taken"), "{text}"),
+                other => panic!("{phase}: {other:?}"),
+            }
+        }
     }
 
     #[test]

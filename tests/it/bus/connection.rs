@@ -161,6 +161,28 @@ async fn tls_is_spoken_with_the_given_roots_and_certificate_only() {
 }
 
 #[tokio::test]
+async fn a_server_that_waits_for_the_handshake_is_spoken_to_by_who_shakes_hands_first() {
+    let server = nats(NatsConfig::default().without_jetstream().tls(Tls::First)).await;
+    let mut first = options(&server);
+    first.tls.first = true;
+    works(&connected(first.clone()).await).await;
+    // It comes back after a restart too.
+    let bus = connected(first).await;
+    let before = bus.link().borrow().epoch;
+    server.stop().await;
+    link_where(&bus, "the loss is noticed", |link| !link.is_connected()).await;
+    server.start().await;
+    link_where(&bus, "connected again", |link| link.is_connected() && link.epoch > before).await;
+    works(&bus).await;
+
+    // Who waits for the greeting waits in vain, and says that it is not connected.
+    let waiting = Bus::connect(options(&server)).await.unwrap();
+    let refused =
+        |link: &Link| matches!(&link.state, LinkState::Disconnected { reason } if !reason.starts_with("connecting"));
+    link_where(&waiting, "a reason", refused).await;
+}
+
+#[tokio::test]
 async fn a_server_without_tls_is_not_spoken_to_when_it_is_required() {
     let server = shared_nats().await;
     let mut options = options(server);

@@ -142,10 +142,11 @@ async fn a_process_that_comes_later_reads_first_what_it_missed_and_nothing_twice
     say(&runtime, Channel::Control, json!({"command": "pause"})).await;
     runtime.storage().unwrap().publish(Message::new("plan.session.other.state", "{}")).await.unwrap();
     let inbound = run(&bus).await;
-    let mut sink = inbound.register(&session());
+    let mut sink = inbound.register(&session()).since(Some(since.clone()));
+    assert_eq!(sink.position(), Some(&since), "there is more behind it");
     report(&runtime, "c", "running").await;
     let end = last(&runtime).await;
-    assert!(sink.catch_up(&since).await.unwrap() >= 3);
+    assert!(sink.catch_up().await.unwrap() >= 3);
     assert_eq!(sink.position(), Some(&since), "nothing of it is folded yet");
     report(&runtime, "d", "running").await;
     let heard = phases_to(&mut sink, "d").await;
@@ -238,7 +239,9 @@ async fn a_stream_that_was_wiped_is_made_anew_and_everybody_asks_again() {
         sink.position().filter(|position| position.created != before.created).cloned()
     })
     .await;
-    assert_eq!(sink.catch_up(&before).await.unwrap(), 0, "a place in a stream that is gone means nothing");
+    let mut late = inbound.register(&SessionId::new("s2").unwrap()).since(Some(before.clone()));
+    assert_eq!(late.catch_up().await.unwrap(), 0, "a place in a stream that is gone means nothing");
+    assert_eq!(late.position().map(|position| position.created), Some(after.created));
     assert!(after.created > before.created);
 }
 

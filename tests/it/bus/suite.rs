@@ -1,4 +1,5 @@
-//! What every bus does, whatever carries it: each law runs on the bus in the process and on a real server.
+//! What every bus does, whatever carries it: each law runs on the bus in the process, on a real server, and on the one
+//! of the simulation.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -8,7 +9,7 @@ use pmp::bus::{Bus, Error, Message, Subscription};
 use super::{DEADLINE, connected, next, next_body, options};
 use crate::support::{shared_nats, unique};
 
-/// Makes each law two tests.
+/// Makes each law three tests.
 macro_rules! laws {
     ($($law:ident)*) => {
         mod in_memory {
@@ -21,6 +22,10 @@ macro_rules! laws {
                 let server = shared_nats().await;
                 super::$law(connected(options(server)).await, unique("law")).await;
             })*
+        }
+        mod in_the_simulation {
+            use super::*;
+            $(#[tokio::test] async fn $law() { super::$law(crate::sim::calm_bus(), unique("law")).await; })*
         }
     };
 }

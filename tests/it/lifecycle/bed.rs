@@ -67,11 +67,28 @@ impl Bed {
 
     /// A copy of the Python runtime that takes everything, as soon as it listens.
     pub async fn runtime(&self, name: &str) -> Process {
+        self.runtime_with(name, &[]).await
+    }
+
+    /// The same with more arguments; of two that say the same the later one holds.
+    pub async fn runtime_with(&self, name: &str, arguments: &[&str]) -> Process {
         let mut command = Command::new(python());
         command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/runtime.py"));
         command.args(["--nats", &self.nats_url, "--prefix", &self.prefix, "--name", name, "--allow-exec"]);
-        command.args(["--concurrency", "8"]);
-        let runtime = Process::start(name, &command);
+        command.args(["--concurrency", "8"]).args(arguments);
+        Self::listening(name, &command).await
+    }
+
+    /// A copy of `pmp runtime` that takes everything, as soon as it listens. Its name has something random behind it.
+    pub async fn shipped_runtime(&self, name: &str) -> Process {
+        let mut command = Command::new(bin());
+        command.args(["runtime", "--nats", &self.nats_url, "--subject-prefix", &self.prefix, "--name", name]);
+        command.args(["--allow-exec", "--concurrency", "8"]);
+        Self::listening(name, &command).await
+    }
+
+    async fn listening(name: &str, command: &Command) -> Process {
+        let runtime = Process::start(name, command);
         eventually(SOON, "the runtime listens", async || runtime.stderr().contains("waits for phases").then_some(()))
             .await;
         runtime
@@ -123,7 +140,8 @@ impl Bed {
         self.until(name, &format!("{id} is {state}"), |status| phase_state(status, id) == state).await
     }
 
-    fn file(&self, name: &str) -> String {
+    /// In the test's directory.
+    pub fn file(&self, name: &str) -> String {
         self.dir.join(name).to_str().expect("the scratch directory is text").to_owned()
     }
 

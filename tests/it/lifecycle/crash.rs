@@ -22,7 +22,7 @@ fn layered(bed: &Bed, layers: usize, width: usize) -> Value {
 #[tokio::test]
 async fn an_operator_killed_in_mid_run_has_a_successor_that_runs_nothing_twice() {
     let (bed, _cluster) = Bed::new("kill").await;
-    let (_one, _two) = (bed.runtime("one").await, bed.runtime("two").await);
+    let (_one, _two) = (bed.shipped_runtime("one").await, bed.runtime("two").await);
     let phases = layered(&bed, 7, 3);
     let mut operator = bed.operator();
     bed.create("boot", json!({"phases": phases, "timeouts": {"offer": "1s"}})).await;
@@ -61,7 +61,7 @@ async fn an_operator_told_to_end_stores_what_it_knows_and_the_next_one_goes_on()
 #[tokio::test]
 async fn two_operators_of_one_namespace_run_nothing_twice() {
     let (bed, _cluster) = Bed::new("two").await;
-    let (_one, _two) = (bed.runtime("one").await, bed.runtime("two").await);
+    let (_one, _two) = (bed.shipped_runtime("one").await, bed.runtime("two").await);
     let phases = layered(&bed, 7, 3);
     let _operator = bed.operator();
     bed.create("boot", json!({"phases": phases, "timeouts": {"offer": "1s"}})).await;
@@ -70,5 +70,25 @@ async fn two_operators_of_one_namespace_run_nothing_twice() {
     let _rival = bed.operator();
     let status = bed.until_state("boot", "Succeeded").await;
     assert_ne!(status["holder"]["process"], first, "the younger one took it over");
+    bed.assert_each_ran_once(&phases);
+}
+
+#[tokio::test]
+async fn runtimes_told_to_end_one_after_the_other_lose_nothing() {
+    let (bed, _cluster) = Bed::new("roll").await;
+    let phases = layered(&bed, 8, 3);
+    let mut runtime = bed.shipped_runtime("first").await;
+    let _operator = bed.operator();
+    // No phase has a second try.
+    bed.create("boot", json!({"phases": phases, "timeouts": {"offer": "1s"}})).await;
+    for (name, ran) in [("second", 3), ("third", 9), ("fourth", 15)] {
+        bed.until_ran(ran).await;
+        let next = bed.shipped_runtime(name).await;
+        runtime.signal(Signal::TERM);
+        assert_eq!(runtime.wait(SOON).await, 0, "{}", runtime.tail());
+        runtime = next;
+    }
+    let status = bed.until_state("boot", "Succeeded").await;
+    assert_eq!(status["progress"], "24/24");
     bed.assert_each_ran_once(&phases);
 }

@@ -2,7 +2,7 @@
 //!
 //! Every phase that ends writes its id into one file, so that "nothing ran twice" is counted where the work is done.
 
-mod bed;
+pub(crate) mod bed;
 mod crash;
 mod edits;
 mod outages;

@@ -25,14 +25,16 @@ async fn a_nats_server_that_was_away_in_mid_run_costs_time_and_nothing_else() {
     let cluster = crate::resource::cluster().await;
     let server = nats(NatsConfig::default()).await;
     let bed = Bed::on(&cluster, &server.url, "nats-away").await;
-    let (_one, _two) = (bed.runtime("one").await, bed.runtime("two").await);
-    let phases = chain(&bed, 6, "1.5");
+    let (_one, _two) = (bed.shipped_runtime("one").await, bed.runtime("two").await);
+    let mut phases = chain(&bed, 6, "0.2");
+    phases[2] = bed.gated("p2", &["p1"]);
     let _operator = bed.operator();
     bed.create("boot", json!({"phases": phases, "timeouts": {"offer": "1s"}})).await;
-    bed.until_ran(2).await;
+    bed.pid("p2").await;
     bed.until_phase("boot", "p2", "Running").await;
     server.stop().await;
     // Its end is heard of by nobody.
+    bed.open("p2");
     bed.until_ran(3).await;
     server.start().await;
     bed.until_state("boot", "Succeeded").await;
@@ -42,10 +44,7 @@ async fn a_nats_server_that_was_away_in_mid_run_costs_time_and_nothing_else() {
 #[tokio::test]
 async fn an_api_server_that_hangs_in_mid_run_holds_no_phase_up() {
     let cluster = own_cluster().await;
-    let crd = concat!(env!("CARGO_MANIFEST_DIR"), "/crds/phasemanifests.yaml");
-    assert!(cluster.kubectl(&["apply", "--server-side", "-f", crd]).await.status.success());
-    let established = ["wait", "--for=condition=Established", "--timeout=60s", "crd/phasemanifests.pmp.dev"];
-    assert!(cluster.kubectl(&established).await.status.success());
+    crate::resource::teach(&cluster).await;
     let bed = Bed::on(&cluster, &shared_nats().await.url, "api-hung").await;
     let _runtime = bed.runtime("one").await;
     // Eight of them outlast the five seconds that a call to the API server is given.

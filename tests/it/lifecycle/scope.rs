@@ -85,7 +85,7 @@ async fn a_status_that_cannot_be_read_stops_its_own_resource_and_no_other() {
 #[tokio::test]
 async fn three_hundred_phases_cost_few_writes() {
     let (bed, _cluster) = Bed::new("large").await;
-    let (_one, _two) = (bed.runtime("one").await, bed.runtime("two").await);
+    let (_one, _two) = (bed.shipped_runtime("one").await, bed.runtime("two").await);
     let middle: Vec<String> = (0..298).map(|n| format!("m{n}")).collect();
     let mut phases = vec![bed.work("first", &[], "0")];
     phases.extend(middle.iter().map(|id| bed.work(id, &["first"], "0")));

@@ -51,7 +51,7 @@ async fn drain_lets_end_what_runs_and_cancels_the_rest() {
 #[tokio::test]
 async fn cancel_stops_the_children_too() {
     let (bed, _cluster) = Bed::new("cancel").await;
-    let _runtime = bed.runtime("one").await;
+    let _runtime = bed.shipped_runtime("one").await;
     let _operator = bed.operator();
     bed.create("boot", json!({"phases": [bed.gated("a", &[]), bed.work("b", &["a"], "0")]})).await;
     let child = bed.pid("a").await;
@@ -65,7 +65,7 @@ async fn cancel_stops_the_children_too() {
 #[tokio::test]
 async fn deleting_the_resource_returns_at_once_and_stops_the_children() {
     let (bed, cluster) = Bed::new("delete").await;
-    let _runtime = bed.runtime("one").await;
+    let _runtime = bed.shipped_runtime("one").await;
     let _operator = bed.operator();
     bed.create("boot", json!({"phases": [bed.gated("a", &[]), bed.work("b", &["a"], "0")]})).await;
     let child = bed.pid("a").await;

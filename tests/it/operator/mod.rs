@@ -64,7 +64,19 @@ impl Scene {
     async fn runtime(&self, name: &str, worker: Worker<'_>) -> Process {
         let mut command = self.python(&examples("runtime.py"));
         command.args(["--name", name]).args(worker.arguments).envs(worker.env.iter().copied());
-        let process = Process::start(name, &command);
+        self.waiting(name, &command).await
+    }
+
+    /// `pmp runtime`, called this and something random, waiting for offers.
+    async fn shipped_runtime(&self, name: &str, worker: Worker<'_>) -> Process {
+        let mut command = Command::new(bin());
+        command.args(["runtime", "--nats", &self.nats_url, "--subject-prefix", &self.prefix, "--name", name]);
+        command.args(worker.arguments).envs(worker.env.iter().copied());
+        self.waiting(name, &command).await
+    }
+
+    async fn waiting(&self, name: &str, command: &Command) -> Process {
+        let process = Process::start(name, command);
         eventually(SOON, "the runtime waits for phases", async || {
             process.stderr().contains("waits for phases").then_some(())
         })

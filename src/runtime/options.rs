@@ -1,0 +1,89 @@
+//! How a runtime presents itself, and how it stands.
+
+use std::{num::NonZeroUsize, time::Duration};
+
+use super::labels::Labels;
+use crate::protocol::{Prefix, SessionId};
+
+/// Longest part of a name that its author chooses, in bytes. An operator compares the first 128 of the whole.
+const NAME_BYTES_MAX: usize = 100;
+
+/// How a runtime presents itself. [`Options::new`] gives the defaults.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// `x-runtime`: unique to this process, also among those that have ended. The holder of an attempt that asks for it
+    /// again is granted again, so two processes under one name would both run it.
+    pub name: String,
+    /// Which phases are for this runtime.
+    pub labels: Labels,
+    /// What stands before the session id in every subject; `plan.session` unless the operator has another.
+    pub prefix: Prefix,
+    /// Serve this session only; else every session under the prefix.
+    pub session: Option<SessionId>,
+    /// Attempts at a time; absent is no bound (the laptop, where the operator's `parallelism` is the bound).
+    pub concurrency: Option<NonZeroUsize>,
+    /// How often `running` is repeated; announced as `x-heartbeat`. Silence for three of them ends an attempt.
+    pub heartbeat: Duration,
+}
+
+impl Options {
+    /// Of our SDKs (design, section 5).
+    pub const HEARTBEAT: Duration = Duration::from_secs(10);
+
+    /// A runtime called `who`, with something random behind it; for phases without a selector, in every session, as
+    /// many at a time as are offered.
+    ///
+    /// ```
+    /// use pmp::runtime::Options;
+    ///
+    /// let options = Options::new("db1");
+    /// assert!(options.name.starts_with("db1-"));
+    /// assert_ne!(options.name, Options::new("db1").name);
+    /// ```
+    pub fn new(who: &str) -> Self {
+        let who: String = who.chars().filter(|c| !c.is_control()).collect();
+        let who = &who[..who.floor_char_boundary(NAME_BYTES_MAX)];
+        Self {
+            name: format!("{who}-{:08x}", rand::random::<u32>()),
+            labels: Labels::Carried(std::collections::BTreeMap::new()),
+            prefix: Prefix::default(),
+            session: None,
+            concurrency: None,
+            heartbeat: Self::HEARTBEAT,
+        }
+    }
+}
+
+/// How a runtime stands on its bus.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// Not connected, or not yet known to be heard; what runs goes on. `reason` is for people.
+    Away { reason: String },
+    /// Connected, and the server will not let it hear these: nothing is offered to it before its user may.
+    Denied { subjects: Vec<String> },
+    /// Offers published from now on are heard.
+    Listening,
+}
+
+/// What became of a runtime that was drained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drained {
+    /// Attempts that did not end within the grace and were told to stop.
+    pub stopped: usize,
+    /// Attempts whose end nobody was told of: the bus took nothing, or the work did not stop. The operator notices their
+    /// silence.
+    pub unsaid: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_of_any_length_keeps_what_makes_it_unique() {
+        let name = Options::new(&"é".repeat(300)).name;
+        assert!(name.len() <= 109, "{name}");
+        assert_eq!(name.rsplit('-').next().unwrap().len(), 8);
+        assert!(Options::new("a\nb").name.starts_with("ab-"));
+    }
+}

@@ -1,0 +1,1 @@
+//! docs/http.md: its sessions run as they are printed.

@@ -1,0 +1,226 @@
+//! Final reports through a bus that keeps messages: what is confirmed, what is published plainly, what is repeated.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::StreamExt as _;
+use pmp::{
+    bus::{
+        Answer, Begin, Bus, Error, Link, Message, Reading, Source, Storage, Stored, StreamFacts, StreamWish, Transport,
+    },
+    engine::ReportStatus,
+    protocol::Prefix,
+    runtime::start,
+};
+use serde_json::json;
+use tokio::sync::watch;
+
+use super::{Clerk, DEADLINE, Gated, listening, options};
+use crate::{
+    bus::{connected, options as connection},
+    support::{eventually, shared_nats, unique},
+};
+
+/// What a stream does with what is published through it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Mood {
+    Keeps,
+    /// Says so once, and times out that often.
+    TimesOut(usize),
+    Full,
+    KeepsNothing,
+    IsDenied,
+}
+
+/// The in-process bus, with a stream of one mood over it.
+#[derive(Clone)]
+struct Keeper {
+    bus: Bus,
+    mood: Mood,
+    kept: Arc<Mutex<Vec<Message>>>,
+    asked: Arc<AtomicUsize>,
+    tried: Arc<AtomicUsize>,
+}
+
+impl Keeper {
+    fn new(mood: Mood) -> Self {
+        Self { bus: Bus::memory(), mood, kept: Arc::default(), asked: Arc::default(), tried: Arc::default() }
+    }
+}
+
+fn no_storage<T>() -> Answer<'static, T>
+where
+    T: Send + 'static,
+{
+    Box::pin(std::future::ready(Err(Error::NoStorage { detail: "not in this test".to_owned() })))
+}
+
+impl Storage for Keeper {
+    fn ensure<'a>(&'a self, _: &'a StreamWish) -> Answer<'a, StreamFacts> {
+        no_storage()
+    }
+
+    fn facts<'a>(&'a self, _: &'a str) -> Answer<'a, StreamFacts> {
+        no_storage()
+    }
+
+    fn read<'a>(&'a self, _: &'a str, _: &'a [String], _: Begin) -> Answer<'a, Reading> {
+        no_storage()
+    }
+
+    fn publish(&self, message: Message) -> Answer<'_, u64> {
+        let tried = self.tried.fetch_add(1, Ordering::SeqCst);
+        Box::pin(async move {
+            let subject = message.subject.clone();
+            // Heard by whoever is subscribed, whatever becomes of it.
+            self.bus.publish(message.clone()).await?;
+            match self.mood {
+                Mood::TimesOut(times) if tried < times => Err(Error::Timeout { subject }),
+                Mood::Full => Err(Error::Stream { stream: "reports".to_owned(), detail: "it is full".to_owned() }),
+                _ => {
+                    let mut kept = self.kept.lock().unwrap();
+                    kept.push(message);
+                    Ok(kept.len() as u64)
+                }
+            }
+        })
+    }
+
+    fn keeps<'a>(&'a self, subject: &'a str) -> Answer<'a, bool> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        Box::pin(std::future::ready(match self.mood {
+            Mood::IsDenied => Err(Error::Denied { subject: "$JS.API.STREAM.NAMES".to_owned() }),
+            Mood::KeepsNothing => Ok(false),
+            _ => Ok(subject.rsplit('.').next() == Some("state")),
+        }))
+    }
+
+    fn subjects<'a>(&'a self, _: &'a str, _: &'a str, _: usize) -> Answer<'a, Vec<String>> {
+        no_storage()
+    }
+
+    fn last<'a>(&'a self, _: &'a str, _: &'a str) -> Answer<'a, Option<Stored>> {
+        no_storage()
+    }
+
+    fn purge<'a>(&'a self, _: &'a str, _: &'a str, _: u64) -> Answer<'a, ()> {
+        no_storage()
+    }
+}
+
+impl Transport for Keeper {
+    fn publish(&self, message: Message) -> Answer<'_, ()> {
+        Box::pin(self.bus.publish(message))
+    }
+
+    fn subscribe<'a>(&'a self, pattern: &'a str, queue: Option<&'a str>) -> Answer<'a, Source> {
+        Box::pin(async move {
+            let subscription = self.bus.subscribe(pattern, queue).await?;
+            let source: Source = Box::pin(subscription);
+            Ok(source)
+        })
+    }
+
+    fn request(&self, message: Message, timeout: Duration) -> Answer<'_, Message> {
+        Box::pin(self.bus.request(message, timeout))
+    }
+
+    fn link(&self) -> watch::Receiver<Link> {
+        self.bus.link()
+    }
+
+    fn payload_bytes_max(&self) -> usize {
+        self.bus.payload_bytes_max()
+    }
+
+    fn inbox(&self) -> String {
+        unique("_INBOX_keeper")
+    }
+
+    fn storage(&self) -> Option<&dyn Storage> {
+        Some(self)
+    }
+}
+
+/// Runs `count` attempts to their end on a stream of this mood; answers with how often their ends were heard.
+async fn ends_heard(keeper: &Keeper, count: usize) -> usize {
+    let prefix = Prefix::new(&unique("runtime.keeping")).unwrap();
+    let mut clerk = Clerk::on(&keeper.bus, &prefix).await;
+    let bus = Bus::over(keeper.clone());
+    let runtime = start(bus, options("a", &prefix, &[]), Gated::open()).await.unwrap();
+    for n in 0..count {
+        clerk.offer("p", &format!("t{n}"), &json!({})).await;
+        clerk.answer(true).await;
+        assert_eq!(clerk.end().await.status, ReportStatus::Complete);
+    }
+    // Its end says that nothing more is on its way.
+    let drained = runtime.drain(DEADLINE).await;
+    assert_eq!(drained.unsaid, 0, "{:?}", keeper.mood);
+    let mut heard = count;
+    while let Ok(Some(_)) = tokio::time::timeout(Duration::from_millis(50), clerk.states.next()).await {
+        heard += 1;
+    }
+    heard
+}
+
+#[tokio::test]
+async fn an_end_is_said_once_and_kept_where_a_stream_keeps_reports() {
+    let keeper = Keeper::new(Mood::Keeps);
+    assert_eq!(ends_heard(&keeper, 4).await, 4);
+    let kept: BTreeSet<_> = keeper.kept.lock().unwrap().iter().map(|message| message.body.clone()).collect();
+    assert_eq!(kept.len(), 4, "ends and nothing else");
+    assert_eq!(keeper.asked.load(Ordering::SeqCst), 1, "once a connection");
+}
+
+#[tokio::test]
+async fn an_end_that_a_stream_did_not_confirm_is_said_until_it_does() {
+    let keeper = Keeper::new(Mood::TimesOut(2));
+    ends_heard(&keeper, 1).await;
+    assert_eq!(keeper.tried.load(Ordering::SeqCst), 3);
+    assert_eq!(keeper.kept.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn without_a_stream_that_takes_it_an_end_is_published_plainly() {
+    for (mood, tries) in [(Mood::Full, 1), (Mood::KeepsNothing, 0), (Mood::IsDenied, 0)] {
+        let keeper = Keeper::new(mood);
+        ends_heard(&keeper, 3).await;
+        // Not asked again for a while.
+        assert_eq!((keeper.asked.load(Ordering::SeqCst), keeper.tried.load(Ordering::SeqCst)), (1, tries), "{mood:?}");
+        assert!(keeper.kept.lock().unwrap().is_empty());
+    }
+}
+
+/// With whatever of JetStream this connection can use.
+#[tokio::test]
+async fn on_a_real_server_with_a_stream_over_reports_every_end_is_in_it() {
+    let server = shared_nats().await;
+    let name = unique("runtime-keeping");
+    let prefix = Prefix::new(&name.replace('-', "_")).unwrap();
+    let client = async_nats::connect(&server.url).await.unwrap();
+    let streams = async_nats::jetstream::new(client);
+    let wish = async_nats::jetstream::stream::Config {
+        name,
+        subjects: vec![format!("{prefix}.*.state")],
+        ..Default::default()
+    };
+    let mut stream = streams.create_stream(wish).await.unwrap();
+    let mut clerk = Clerk::on(&connected(connection(server)).await, &prefix).await;
+    let runtime = listening(&connected(connection(server)).await, options("a", &prefix, &[]), Gated::open()).await;
+    for n in 0..5 {
+        clerk.offer("p", &format!("t{n}"), &json!({})).await;
+    }
+    clerk.bind_until_ended(5).await;
+    assert_eq!(runtime.drain(DEADLINE).await.unsaid, 0);
+    // `running` and the end of each.
+    eventually(DEADLINE, "the stream has all reports", async || {
+        (stream.info().await.unwrap().state.messages >= 10).then_some(())
+    })
+    .await;
+}

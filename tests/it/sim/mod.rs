@@ -1,0 +1,147 @@
+//! The whole operator in a deterministic simulation: the real reconcile, session tasks and status writer, over a fake
+//! API server and a fake bus, on one thread and in virtual time.
+//!
+//! Three kinds of schedules. *One mishap*: a crash, a lost answer, a stale watch at every single effect of every
+//! scenario. *Safety*: storms of everything at once, and no promise is broken. *Liveness*: the storm ends, the session
+//! gets where the reference says, and then nothing is written or said any more.
+//!
+//! `PMP_SIM_SCHEDULES=20000` runs more storms, `PMP_SIM_SEED=17` replays one; every failure prints how to replay it.
+
+mod api;
+mod bus;
+mod checks;
+mod conformance;
+mod fates;
+mod peer;
+mod scenarios;
+mod stage;
+mod trace;
+mod worker;
+mod world;
+
+use std::sync::Mutex;
+
+use fates::{Climate, Sky};
+use rand::{SeedableRng, rngs::SmallRng};
+use scenarios::Scenario;
+use stage::{Mode, Outcome, play};
+
+/// The simulation's bus with nothing going wrong, for the laws of every bus.
+pub fn calm_bus() -> pmp::bus::Bus {
+    let shared = world::Shared::new(fates::Fates::new(0, Sky::Calm));
+    bus::Nats::new(shared).connect(&world::Door::new("a person", world::Role::Person))
+}
+
+/// Storms of one `make test`, of each mode.
+const STORMS: u64 = 1500;
+
+/// Lines of a trace that a failure shows.
+const LINES_SHOWN: usize = 120;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Plays all on two threads, because that is what the machine has; fails with all that broke, and the trace of the first.
+fn play_all<T: Send + Sync>(jobs: &[T], play: impl Fn(&T) -> (String, Outcome) + Sync) {
+    let broken = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for lane in 0..2 {
+            let (play, broken) = (&play, &broken);
+            scope.spawn(move || {
+                for (n, job) in jobs.iter().enumerate().skip(lane).step_by(2) {
+                    let (what, outcome) = play(job);
+                    if std::env::var("PROGRESS").is_ok() {
+                        eprintln!("{n}/{} {what} {} {}", jobs.len(), outcome.lines.len(), outcome.violations.join(";"));
+                    }
+                    if !outcome.violations.is_empty() {
+                        broken.lock().expect("nobody panics while holding it").push((what, outcome));
+                    }
+                }
+            });
+        }
+    });
+    let broken = broken.into_inner().expect("nobody panicked while holding it");
+    let Some((first, outcome)) = broken.first() else { return };
+    let list: Vec<String> = broken.iter().map(|(what, outcome)| said(what, outcome)).collect();
+    let from = outcome.lines.len().saturating_sub(LINES_SHOWN);
+    let lines = outcome.lines[from..].join("\n");
+    panic!("{} of {} schedules broke:\n{}\n{first}:\n{lines}", broken.len(), jobs.len(), list.join("\n"));
+}
+
+fn said(what: &str, outcome: &Outcome) -> String {
+    format!("{what}: {}", outcome.violations.join("; "))
+}
+
+/// The scenario and the weather that a seed means.
+fn storm(seed: u64) -> (&'static Scenario, Sky) {
+    let mut rng = SmallRng::seed_from_u64(seed ^ 0x5707_3a11);
+    let scenarios = &scenarios::ALL;
+    let scenario = &scenarios[usize::try_from(seed).expect("a small number") % scenarios.len()];
+    (scenario, Sky::Storm(Climate::thrown(&mut rng)))
+}
+
+fn storms(mode: Mode) {
+    let seeds: Vec<u64> = match number("PMP_SIM_SEED") {
+        Some(seed) => vec![seed],
+        None => (0..number("PMP_SIM_SCHEDULES").map_or(STORMS, |schedules| schedules / 2)).collect(),
+    };
+    play_all(&seeds, |&seed| {
+        let (scenario, sky) = storm(seed);
+        (format!("{} ({mode:?}), PMP_SIM_SEED={seed}", scenario.name), play(scenario, seed, sky, mode))
+    });
+}
+
+#[test]
+fn every_scenario_ends_as_it_should_when_nothing_goes_wrong() {
+    play_all(&scenarios::ALL, |scenario| (scenario.name.to_owned(), play(scenario, 0, Sky::Calm, Mode::Liveness)));
+}
+
+#[test]
+fn one_mishap_at_any_effect_of_any_scenario_changes_nothing_in_the_end() {
+    let mut jobs = Vec::new();
+    for scenario in &scenarios::ALL {
+        let effects = play(scenario, 0, Sky::Calm, Mode::Liveness).effects;
+        for (effect, kind) in (1..).zip(effects) {
+            jobs.extend(kind.mishaps().iter().map(|&mishap| (scenario, effect, mishap)));
+        }
+    }
+    play_all(&jobs, |&(scenario, effect, mishap)| {
+        let what = format!("{}, {mishap:?} at effect {effect}", scenario.name);
+        (what, play(scenario, effect, Sky::At { effect, mishap }, Mode::Liveness))
+    });
+}
+
+#[test]
+fn no_storm_breaks_a_promise() {
+    storms(Mode::Safety);
+}
+
+#[test]
+fn after_every_storm_the_session_gets_where_the_reference_says() {
+    storms(Mode::Liveness);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    for seed in 0..40 {
+        let (scenario, sky) = storm(seed);
+        let traces = [(); 2].map(|()| play(scenario, seed, sky, Mode::Safety));
+        if traces[0].hash != traces[1].hash {
+            let differ = traces[0].lines.iter().zip(&traces[1].lines).find(|(one, other)| one != other);
+            panic!("{}: seed {seed} gave two traces: {differ:#?}", scenario.name);
+        }
+    }
+}
+
+#[test]
+fn show() {
+    let index: usize = std::env::var("SHOW").unwrap().parse().unwrap();
+    let scenario = &scenarios::ALL[index];
+    let sky = match (number("EFFECT"), number("MISHAP")) {
+        (Some(effect), Some(mishap)) => Sky::At { effect, mishap: fates::Effect::Write.mishaps()[mishap as usize] },
+        _ => Sky::Calm,
+    };
+    let outcome = play(scenario, number("EFFECT").unwrap_or(0), sky, Mode::Liveness);
+    println!("{}\n{:?}", outcome.lines.join("\n"), outcome.violations);
+}

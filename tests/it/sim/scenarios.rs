@@ -1,0 +1,328 @@
+//! Small stories, each with one thing that matters, and how each has to end.
+
+use std::time::Duration;
+
+use futures::future::LocalBoxFuture;
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use super::{
+    checks::state_of,
+    stage::Stage,
+    worker::{Act, Script},
+};
+
+/// Who executes.
+#[derive(Clone, Copy)]
+pub enum Runtimes {
+    /// Two that obey grants.
+    Workers(Script),
+    /// One that knows no tokens and takes targets.
+    EarlyPeer,
+    /// One that knows no tokens and walks the array by itself.
+    Walker,
+}
+
+/// How a scenario ends, whatever went wrong on the way.
+#[derive(Debug)]
+pub struct Expected {
+    pub verdict: &'static str,
+    /// Where there are two words, either is right: which of two phases came first is nobody's promise.
+    pub states: &'static [(&'static str, &'static str)],
+}
+
+/// Least and most times that a phase is begun.
+pub type Times = (&'static str, usize, usize);
+
+pub struct Scenario {
+    pub name: &'static str,
+    pub runtimes: Runtimes,
+    /// What a person does.
+    pub script: for<'a> fn(&'a Stage) -> LocalBoxFuture<'a, ()>,
+    pub expected: Expected,
+    /// How often each phase is begun, whatever single mishap there is.
+    pub executions: &'static [Times],
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn phase(id: &str, waits: &[&str]) -> Value {
+    json!({"kind": "Phase", "id": id, "spec": {"waitFor": {"phases": waits}}})
+}
+
+fn with(mut phase: Value, more: &Value) -> Value {
+    for (name, value) in more.as_object().expect("fields") {
+        phase["spec"][name] = value.clone();
+    }
+    phase
+}
+
+fn chain() -> Vec<Value> {
+    vec![phase("a", &[]), phase("b", &["a"]), phase("c", &["b"])]
+}
+
+/// Everything works, in a second.
+fn well(_: &str, _: usize) -> Act {
+    Act::Complete(SECOND)
+}
+
+/// Long enough to be edited, suspended or deleted meanwhile.
+fn slowly(_: &str, _: usize) -> Act {
+    Act::Complete(SECOND * 4)
+}
+
+fn quick_backoff() -> Value {
+    json!({"initial": "1s", "factor": 1, "jitter": "None"})
+}
+
+pub const ALL: [Scenario; 17] = [
+    Scenario {
+        name: "chain",
+        runtimes: Runtimes::Workers(well),
+        script: |stage| Box::pin(async { stage.create(&json!({"phases": chain()})) }),
+        expected: Expected { verdict: "Succeeded", states: &[("a", "Complete"), ("b", "Complete"), ("c", "Complete")] },
+        executions: &[("a", 1, 1), ("b", 1, 1), ("c", 1, 1)],
+    },
+    Scenario {
+        name: "fan",
+        runtimes: Runtimes::Workers(well),
+        script: |stage| {
+            Box::pin(async {
+                let fan = [phase("a", &[]), phase("b", &["a"]), phase("c", &["a"]), phase("d", &["a"])];
+                let mut phases = fan.to_vec();
+                phases.push(phase("z", &["b", "c", "d"]));
+                stage.create(&json!({"phases": phases}));
+            })
+        },
+        expected: Expected { verdict: "Succeeded", states: &[("d", "Complete"), ("z", "Complete")] },
+        executions: &[("a", 1, 1), ("b", 1, 1), ("c", 1, 1), ("d", 1, 1), ("z", 1, 1)],
+    },
+    Scenario {
+        name: "retry",
+        runtimes: Runtimes::Workers(|phase, before| match (phase, before) {
+            ("a", 0 | 1) => Act::Fail(SECOND),
+            _ => Act::Complete(SECOND),
+        }),
+        script: |stage| {
+            Box::pin(async {
+                let a = with(phase("a", &[]), &json!({"retry": {"maxAttempts": 9}}));
+                stage.create(&json!({"phases": [a, phase("b", &["a"])], "backoff": quick_backoff()}));
+            })
+        },
+        expected: Expected { verdict: "Succeeded", states: &[("a", "Complete"), ("b", "Complete")] },
+        executions: &[("a", 3, 3), ("b", 1, 1)],
+    },
+    Scenario {
+        name: "timeout",
+        runtimes: Runtimes::Workers(|phase, before| match (phase, before) {
+            ("a", 0) => Act::Hang,
+            _ => Act::Complete(SECOND),
+        }),
+        script: |stage| {
+            Box::pin(async {
+                let a = with(phase("a", &[]), &json!({"retry": {"maxAttempts": 50}}));
+                let timeouts = json!({"attempt": "12s", "cancel": "3s"});
+                let phases = [a, phase("b", &[])];
+                stage.create(&json!({"phases": phases, "backoff": quick_backoff(), "timeouts": timeouts}));
+            })
+        },
+        expected: Expected { verdict: "Succeeded", states: &[("a", "Complete")] },
+        executions: &[],
+    },
+    Scenario {
+        name: "raise and stop",
+        runtimes: Runtimes::Workers(|phase, _| match phase {
+            "a" => Act::Fail(SECOND),
+            "d" => Act::Complete(SECOND * 200),
+            _ => Act::Complete(SECOND),
+        }),
+        script: |stage| {
+            Box::pin(async {
+                let phases = [phase("a", &[]), phase("b", &["a"]), phase("d", &[]), phase("e", &["d"])];
+                stage.create(&json!({"phases": phases}));
+            })
+        },
+        expected: Expected {
+            verdict: "Failed",
+            states: &[("a", "Failed"), ("b", "UpstreamFailed"), ("d", "Complete or Cancelled"), ("e", "Cancelled")],
+        },
+        executions: &[("a", 1, 1), ("b", 0, 0), ("d", 0, 1), ("e", 0, 0)],
+    },
+    Scenario {
+        name: "isolate and ignore",
+        runtimes: Runtimes::Workers(|phase, _| match phase {
+            "a" | "f" => Act::Fail(SECOND),
+            _ => Act::Complete(SECOND),
+        }),
+        script: |stage| {
+            Box::pin(async {
+                let f = with(phase("f", &[]), &json!({"onFailure": {"action": "continue"}}));
+                let phases = [phase("a", &[]), phase("b", &["a"]), f, phase("g", &["f"])];
+                stage.create(&json!({"phases": phases, "failurePolicy": "Isolate"}));
+            })
+        },
+        expected: Expected {
+            verdict: "Failed",
+            states: &[("a", "Failed"), ("b", "UpstreamFailed"), ("f", "Failed"), ("g", "Complete")],
+        },
+        executions: &[("a", 1, 1), ("b", 0, 0), ("f", 1, 1), ("g", 1, 1)],
+    },
+    Scenario {
+        name: "suspend and resume",
+        runtimes: Runtimes::Workers(slowly),
+        script: |stage| {
+            Box::pin(async {
+                stage.create(&json!({"phases": chain()}));
+                stage.until_begun("a", 1).await;
+                stage.edit(&json!({"suspend": true}));
+                stage.until_stored(|object| state_of(object, "a") == "Complete").await;
+                sleep(SECOND * 20).await;
+                stage.edit(&json!({"suspend": false}));
+            })
+        },
+        expected: Expected { verdict: "Succeeded", states: &[("c", "Complete")] },
+        executions: &[("a", 1, 1), ("b", 1, 1), ("c", 1, 1)],
+    },
+    Scenario {
+        name: "edit",
+        runtimes: Runtimes::Workers(slowly),
+        script: |stage| {
+            Box::pin(async {
+                stage.create(&json!({"phases": chain()}));
+                stage.until_begun("b", 1).await;
+                let b = with(phase("b", &["a"]), &json!({"x-edit": 1}));
+                stage.edit(&json!({"phases": [phase("a", &[]), b, phase("c", &["b"]), phase("d", &[])]}));
+            })
+        },
+        expected: Expected { verdict: "Succeeded", states: &[("b", "Complete"), ("c", "Complete"), ("d", "Complete")] },
+        executions: &[("a", 1, 1), ("b", 2, 2), ("c", 1, 2), ("d", 1, 1)],
+    },
+    Scenario {
+        name: "cancel",
+        runtimes: Runtimes::Workers(|_, _| Act::Hang),
+        script: |stage| {
+            Box::pin(async {
+                stage.create(&json!({"phases": chain(), "timeouts": {"cancel": "5s"}}));
+                stage.until_begun("a", 1).await;
+                stage.edit(&json!({"shutdown": "Cancel"}));
+            })
+        },
+        expected: Expected { verdict: "Cancelled", states: &[("a", "Cancelled"), ("b", "Cancelled")] },
+        executions: &[("a", 1, 1), ("b", 0, 0), ("c", 0, 0)],
+    },
+    Scenario {
+        name: "use",
+        runtimes: Runtimes::Workers(slowly),
+        script: |stage| {
+            Box::pin(async {
+                let on_use = |id: &str| with(phase(id, &["a"]), &json!({"instanceMode": "onUse"}));
+                stage.create(&json!({"phases": [phase("a", &[]), on_use("u"), on_use("v")]}));
+                stage.until_begun("a", 1).await;
+                stage.request("first", "Use", Some("u"));
+            })
+        },
+        expected: Expected { verdict: "Succeeded", states: &[("a", "Complete"), ("u", "Complete")] },
+        executions: &[("a", 1, 1), ("u", 1, 1), ("v", 0, 0)],
+    },
+    Scenario {
+        name: "restart",
+        runtimes: Runtimes::Workers(well),
+        script: |stage| {
+            Box::pin(async {
+                stage.create(&json!({"phases": [phase("a", &[]), phase("b", &["a"])]}));
+                stage.until_stored(|object| object["status"]["verdict"] == "Succeeded").await;
+                stage.request("again", "Restart", None);
+                stage.until_begun("b", 2).await;
+            })
+        },
+        expected: Expected { verdict: "Succeeded", states: &[("a", "Complete"), ("b", "Complete")] },
+        executions: &[("a", 2, 2), ("b", 2, 2)],
+    },
+    Scenario {
+        name: "delete and recreate",
+        runtimes: Runtimes::Workers(slowly),
+        script: |stage| {
+            Box::pin(async {
+                stage.create(&json!({"phases": chain()}));
+                stage.until_begun("b", 1).await;
+                stage.delete();
+                stage.create(&json!({"phases": chain()}));
+            })
+        },
+        expected: Expected { verdict: "Succeeded", states: &[("c", "Complete")] },
+        executions: &[("a", 2, 2), ("b", 2, 2), ("c", 1, 1)],
+    },
+    Scenario {
+        name: "early peer",
+        runtimes: Runtimes::EarlyPeer,
+        script: |stage| {
+            Box::pin(async {
+                let tough = json!({"retry": {"maxAttempts": 99}});
+                let phases: Vec<Value> = chain().into_iter().map(|phase| with(phase, &tough)).collect();
+                let timeouts = json!({"attempt": "8s", "cancel": "1s"});
+                stage.create(&json!({"phases": phases, "timeouts": timeouts, "backoff": quick_backoff()}));
+            })
+        },
+        expected: Expected { verdict: "Succeeded", states: &[("a", "Complete"), ("c", "Complete")] },
+        executions: &[("a", 1, 1), ("b", 1, 1), ("c", 1, 1)],
+    },
+    Scenario {
+        name: "runtime strategy",
+        runtimes: Runtimes::Walker,
+        script: |stage| Box::pin(async { stage.create(&json!({"phases": chain(), "strategy": "Runtime"})) }),
+        expected: Expected { verdict: "Succeeded", states: &[("a", "Complete"), ("c", "Complete")] },
+        executions: &[("a", 1, 1), ("b", 1, 1), ("c", 1, 1)],
+    },
+    Scenario {
+        name: "parallelism",
+        runtimes: Runtimes::Workers(well),
+        script: |stage| {
+            Box::pin(async {
+                let phases = [phase("a", &[]), phase("b", &[]), phase("c", &[]), phase("d", &["a"])];
+                stage.create(&json!({"phases": phases, "parallelism": 1}));
+            })
+        },
+        expected: Expected { verdict: "Succeeded", states: &[("c", "Complete"), ("d", "Complete")] },
+        executions: &[("a", 1, 1), ("b", 1, 1), ("c", 1, 1), ("d", 1, 1)],
+    },
+    Scenario {
+        name: "hold and retry",
+        runtimes: Runtimes::Workers(|phase, before| match (phase, before) {
+            ("a", 0) => Act::Fail(SECOND),
+            _ => Act::Complete(SECOND),
+        }),
+        script: |stage| {
+            Box::pin(async {
+                let a = with(phase("a", &[]), &json!({"x-onExhausted": "Hold"}));
+                stage.create(&json!({"phases": [a, phase("b", &["a"])]}));
+                stage.until_stored(|object| state_of(object, "a") == "Held").await;
+                stage.request("again", "Retry", Some("a"));
+            })
+        },
+        expected: Expected { verdict: "Succeeded", states: &[("a", "Complete"), ("b", "Complete")] },
+        executions: &[("a", 2, 2), ("b", 1, 1)],
+    },
+    Scenario {
+        name: "commands",
+        runtimes: Runtimes::Workers(slowly),
+        script: |stage| {
+            Box::pin(async {
+                stage.create(&json!({"phases": chain()}));
+                stage.until_begun("a", 1).await;
+                // A command is said once and may be lost with whoever hears it: a client looks and says it again.
+                for (command, is) in [("pause", true), ("resume", false)] {
+                    loop {
+                        stage.command(command).await;
+                        let obeyed = stage.until_stored(|object| (object["spec"]["suspend"] == true) == is);
+                        if tokio::time::timeout(SECOND * 5, obeyed).await.is_ok() {
+                            break;
+                        }
+                    }
+                    sleep(SECOND * 10).await;
+                }
+            })
+        },
+        expected: Expected { verdict: "Succeeded", states: &[("c", "Complete")] },
+        executions: &[("a", 1, 1), ("b", 1, 1), ("c", 1, 1)],
+    },
+];
