@@ -20,6 +20,9 @@ use crate::{
 /// Phases a layer: wide enough that the set of ready ones is never small.
 const WIDTH: usize = 100;
 
+/// Phases that are read and walked for one figure, at least.
+const BATCH_PHASES: usize = 100_000;
+
 /// What one size took, in milliseconds of one processor.
 #[derive(Serialize)]
 pub struct CoreRow {
@@ -36,14 +39,20 @@ pub struct CoreRow {
 pub fn measure(phases: usize, runs: usize) -> CoreRow {
     let text = full_text(&Shape::Layers { count: phases.div_ceil(WIDTH), width: WIDTH.min(phases) }.steps(7));
     let (mut parses, mut walks, mut totals) = (Vec::new(), Vec::new(), Vec::new());
+    // The system counts CPU in steps of some milliseconds: what takes less is done many times.
+    let times = (BATCH_PHASES / phases).max(1);
     for _ in 0..runs {
-        let began = own_cpu();
-        let plan = parse(text.as_bytes(), Format::Json, OtherKinds::Refuse).expect("the text is a manifest").plan;
-        let parsed = own_cpu() - began;
-        let walked = walk(Arc::new(plan));
-        parses.push(millis(parsed));
-        walks.push(millis(walked));
-        totals.push(millis(parsed + walked));
+        let (mut parsed, mut walked) = (Duration::ZERO, Duration::ZERO);
+        for _ in 0..times {
+            let began = own_cpu();
+            let plan = parse(text.as_bytes(), Format::Json, OtherKinds::Refuse).expect("the text is a manifest").plan;
+            parsed += own_cpu() - began;
+            walked += walk(Arc::new(plan));
+        }
+        let each = |sum: Duration| millis(sum) / f64::from(u32::try_from(times).unwrap_or(u32::MAX));
+        parses.push(each(parsed));
+        walks.push(each(walked));
+        totals.push(each(parsed + walked));
     }
     CoreRow {
         phases,

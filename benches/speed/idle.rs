@@ -28,6 +28,8 @@ const WORK: Load = Load { name: "idle", manifests: 1, shape: Shape::Chain(10) };
 const SETTLE_MAX: Duration = Duration::from_mins(9);
 /// CPU of an operator that has nothing left to do, as a part of one processor.
 const SETTLED: f64 = 0.02;
+/// Looks in a row, two seconds apart: Events are written one after the other, which takes little CPU and long.
+const QUIET_LOOKS: u32 = 3;
 
 /// What they are idle with.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -71,12 +73,14 @@ pub async fn measure(cluster: &Cluster, nats: &Nats, rest: Rest, count: usize, w
     let operator = Operator::start(cluster, &namespace, nats).await;
     let pid = operator.process.pid();
     let mut last = (Instant::now(), cpu_of(pid).unwrap_or_default());
+    let mut quiet = 0;
     eventually(SETTLE_MAX, "the operator has nothing left to do", async || {
         tokio::time::sleep(Duration::from_secs(2)).await;
         let now = (Instant::now(), cpu_of(pid).expect("the operator runs"));
         let share = (now.1 - last.1) / (now.0 - last.0).as_secs_f64();
         last = now;
-        (share < SETTLED).then_some(())
+        quiet = if share < SETTLED { quiet + 1 } else { 0 };
+        (quiet == QUIET_LOOKS).then_some(())
     })
     .await;
     let settle_s = began.elapsed().as_secs_f64();

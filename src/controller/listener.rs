@@ -8,7 +8,7 @@ use kube::Client;
 use tokio::sync::mpsc;
 
 use super::{
-    call::{name, namespace},
+    call::{identity, name, namespace},
     events::{Events, SessionEvents, regarding},
     labels::{LabelRules, put_labels},
     roster::Roster,
@@ -40,7 +40,7 @@ impl Voice {
         let (labels, labels_out) = mpsc::channel(LABELS_MAX);
         let labeller = Labeller {
             client: self.client.clone(),
-            object: object.clone(),
+            object: identity(object),
             rules: self.label_rules.clone(),
             events: self.events.session(&regarding(object)),
         };

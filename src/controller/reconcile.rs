@@ -18,7 +18,7 @@ use kube::{
 
 use super::{
     accept::{self, Accepted, accept},
-    call::{self, call, name, namespace, uid},
+    call::{self, call, identity, name, namespace, uid},
     claim::{self, Claim, Serves},
     events::{Events, regarding},
     listener::Voice,
@@ -431,7 +431,7 @@ impl Context {
 
     /// A task that panics takes its own session down and no other; its resource says so.
     fn watch_over(&self, object: &PhaseManifest, handle: &sessions::Handle) {
-        let (client, object, mut end) = (self.client.clone(), object.clone(), handle.watch());
+        let (client, object, mut end) = (self.client.clone(), identity(object), handle.watch());
         let (wake, clock) = (self.wake.clone(), self.clock);
         tokio::spawn(async move {
             match end.end().await {

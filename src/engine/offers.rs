@@ -121,6 +121,8 @@ impl Session {
             _ => TargetReason::DependenciesSatisfied,
         };
         let token = self.token(ix);
+        let row = self.row_mut(ix);
+        row.offered = Some((row.record.run, attempt, token.clone()));
         self.push(Output::Target(Target { phase: ix, token, reason, attempt, offer }));
     }
 

@@ -257,7 +257,7 @@ impl Session {
         let Some(token) = token else { return About::Unnamed };
         let row = self.row(ix);
         let record = &row.record;
-        if row.is_open() && *token == self.token(ix) {
+        if row.is_open() && self.is_token(ix, token) {
             return About::Open;
         }
         if record.state.is_terminal() {

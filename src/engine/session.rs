@@ -74,6 +74,8 @@ pub(super) struct Row {
     pub(super) ready: Option<ReadyKey>,
     /// It is among the unstarted.
     pub(super) is_unstarted: bool,
+    /// Of the run and the attempt last offered: every message of the attempt is compared with it.
+    pub(super) offered: Option<(u32, u32, AttemptToken)>,
 }
 
 /// Order of offers: priority, then fresh before repeated, then what has most hanging on it, then document order.
@@ -295,8 +297,20 @@ impl Session {
 
     /// Names the attempt that the phase's next or open offer is about.
     pub fn token(&self, ix: PhaseIx) -> AttemptToken {
-        let record = self.phase(ix);
-        AttemptToken::new(&self.uid, &record.id, record.run, record.attempt)
+        let Row { record, offered, .. } = self.row(ix);
+        match offered {
+            Some((run, attempt, token)) if (*run, *attempt) == (record.run, record.attempt) => token.clone(),
+            _ => AttemptToken::new(&self.uid, &record.id, record.run, record.attempt),
+        }
+    }
+
+    /// Whether this names the attempt that the phase's next or open offer is about.
+    pub(super) fn is_token(&self, ix: PhaseIx, token: &AttemptToken) -> bool {
+        let Row { record, offered, .. } = self.row(ix);
+        match offered {
+            Some((run, attempt, known)) if (*run, *attempt) == (record.run, record.attempt) => known == token,
+            _ => *token == self.token(ix),
+        }
     }
 
     // === inside the engine ===
@@ -478,6 +492,7 @@ impl Row {
             timer: None,
             ready: None,
             is_unstarted: false,
+            offered: None,
         }
     }
 

@@ -183,6 +183,12 @@ pub(super) fn write_entry(key: &str, value: &Value, is_first: bool, out: &mut Ve
 }
 
 pub(super) fn write_text(text: &str, out: &mut Vec<u8>) {
+    // Most texts hold nothing to escape, and are copied whole.
+    if !text.bytes().any(|byte| byte < b' ' || byte == b'"' || byte == b'\\') {
+        out.push(b'"');
+        out.extend_from_slice(text.as_bytes());
+        return out.push(b'"');
+    }
     serde_json::to_writer(out, text).expect("memory takes every text");
 }
 

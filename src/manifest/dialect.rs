@@ -20,12 +20,16 @@ use super::{
     spelling::{quoted, same_field},
 };
 
-/// What an entry of the array turned out to be.
+/// What an entry of the array turned out to be. Taken apart as soon as it is made, so that a box for the large one would
+/// only be made and given back a hundred thousand times.
+#[expect(clippy::large_enum_variant, reason = "one at a time, on the stack")]
 pub(super) enum Item<'t> {
-    /// Boxed: three times the size of the others.
-    Phase(Box<Phase>),
+    Phase(Phase),
     /// An object of another kind, and what it calls itself.
-    Other { kind: &'t str, name: Option<&'t str> },
+    Other {
+        kind: &'t str,
+        name: Option<&'t str>,
+    },
     /// Too wrong to be known by an id.
     Nothing,
 }
@@ -80,7 +84,7 @@ pub(super) fn item<'t>(findings: &mut Findings, node: &'t Node<'t>, path: &Path<
     for entry in fields.extensions {
         extension(findings, &mut read.extensions, "../", entry, path);
     }
-    id.map_or(Item::Nothing, |id| Item::Phase(Box::new(Phase { id, spec: read })))
+    id.map_or(Item::Nothing, |id| Item::Phase(Phase { id, spec: read }))
 }
 
 /// What an object that is no phase calls itself: `id`, `name` or `metadata.name`.

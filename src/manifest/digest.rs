@@ -89,17 +89,18 @@ pub(super) fn of_manifest(phases: &[Phase]) -> Digest {
 pub(super) fn of_phases(phases: &[Phase], waits: &[Vec<PhaseIx>], order: &[PhaseIx]) -> Vec<Digest> {
     let mut digests = vec![Digest([0; 32]); phases.len()];
     let mut text = Vec::new();
+    let mut on: Vec<(&str, Digest)> = Vec::new();
     for &ix in order {
         let phase = &phases[ix.index()];
-        let mut on: Vec<(&str, Digest)> =
-            waits[ix.index()].iter().map(|w| (phases[w.index()].id.as_str(), digests[w.index()])).collect();
+        on.clear();
+        on.extend(waits[ix.index()].iter().map(|w| (phases[w.index()].id.as_str(), digests[w.index()])));
         on.sort_unstable();
         text.clear();
         write_own_part(phase, &mut text);
         let mut hash = Sha256::new();
         hash.update(&text);
         // A digest has a fixed length and says whose it is: nothing can run together.
-        for (_, digest) in on {
+        for (_, digest) in &on {
             hash.update(digest.0);
         }
         digests[ix.index()] = Digest(hash.finalize().into());

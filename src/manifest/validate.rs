@@ -238,7 +238,7 @@ fn manifest(
         let path = path.index(index);
         match dialect::item(findings, node, &path) {
             Item::Phase(phase) => {
-                phases.push(*phase);
+                phases.push(phase);
                 origins.push(index);
             }
             Item::Nothing => {}

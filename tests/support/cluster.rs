@@ -47,8 +47,8 @@ struct Servers {
 /// Whether etcd waits for its disk.
 static ON_DISK: AtomicBool = AtomicBool::new(false);
 
-#[allow(dead_code, reason = "tests have no use for it, the bench has")]
 /// From now on etcd waits for its disk at every write, as it does in production: for whoever measures.
+#[allow(dead_code, reason = "tests have no use for it, the bench has")]
 pub fn keep_on_disk() {
     ON_DISK.store(true, Ordering::Relaxed);
 }
