@@ -171,9 +171,13 @@ impl Stage {
     }
 
     async fn violated(&self) {
-        let mut changes = self.0.shared.trace.changes();
-        while !self.0.shared.trace.is_broken() {
-            let _ = changes.changed().await;
+        let trace = &self.0.shared.trace;
+        loop {
+            let changed = trace.changed();
+            if trace.is_broken() {
+                return;
+            }
+            changed.await;
         }
     }
 
@@ -251,11 +255,12 @@ impl Stage {
     }
 
     async fn cut_history(self) {
-        let mut changes = self.0.shared.trace.changes();
-        while changes.changed().await.is_ok() {
+        loop {
+            let changed = self.0.shared.trace.changed();
             if self.0.shared.fates.take_relist() {
                 self.0.api.compact();
             }
+            changed.await;
         }
     }
 
@@ -357,9 +362,12 @@ impl Stage {
     }
 
     async fn until(&self, is: impl Fn(&Self) -> bool) {
-        let mut changes = self.0.shared.trace.changes();
-        while !is(self) {
-            changes.changed().await.expect("the trace outlives the stage");
+        loop {
+            let changed = self.0.shared.trace.changed();
+            if is(self) {
+                return;
+            }
+            changed.await;
         }
     }
 
