@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_mins(30);
 /// How long nothing may happen once all is done.
 const QUIET: Duration = Duration::from_mins(10);
 /// How long a storm lasts, and how long one that is only watched.
-const STORM: Duration = Duration::from_secs(60);
+const STORM: Duration = Duration::from_mins(1);
 
 /// What is asked of a schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
