@@ -9,7 +9,7 @@ BEGAN := $(shell date +%s)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test lint format clippy unit it faults testbed servers python generate fuzz guards soak bench bench-peers deny clean
+.PHONY: help run test lint format clippy unit it faults testbed servers python generate fuzz sim guards soak bench bench-peers deny clean
 
 # $(call stage,what it does,command): says so, runs it, and says how long it took.
 define stage
@@ -61,6 +61,9 @@ generate: ## Write the generated files anew
 fuzz: ## The property and model tests with many more cases, optimised (CASES=20000)
 	$(call stage,run the property tests with $(CASES) cases each,PROPTEST_CASES=$(CASES) $(CARGO) test --release --quiet --lib)
 	$(call stage,run $(CASES) schedules against the engine,PMP_MODEL_SCHEDULES=$(CASES) $(CARGO) test --release --quiet --test it model::)
+
+sim: ## The simulation with many more storms, optimised (CASES=20000)
+	$(call stage,play $(CASES) storms over the whole operator,PMP_SIM_SCHEDULES=$(CASES) $(CARGO) test --release --quiet --test it sim::)
 
 guards: ## Break every guard of the engine, one at a time, and demand that the model test notices
 	$(call stage,break the guards one at a time,tests/guards.py)
