@@ -38,7 +38,7 @@ type Extensions = BTreeMap<String, Value>;
 
 /// The entry of `entries` that spells this field.
 pub(super) fn field<'t>(entries: &'t [Entry<'t>], name: &str) -> Option<&'t Entry<'t>> {
-    entries.iter().find(|entry| same_field(&entry.key, name))
+    entries.iter().find(|entry| same_field(entry.key, name))
 }
 
 /// One entry of the array.
@@ -66,8 +66,8 @@ pub(super) fn item<'t>(findings: &mut Findings, node: &'t Node<'t>, path: &Path<
         ),
     }
     let id = match id {
-        Some(id) => findings.text(&id.value, &path.key(&id.key), "`id`").and_then(|text| {
-            let id_path = path.key(&id.key);
+        Some(id) => findings.text(&id.value, &path.key(id.key), "`id`").and_then(|text| {
+            let id_path = path.key(id.key);
             phase_id(findings, text, &id.value, &id_path)
         }),
         None => None,
@@ -77,7 +77,7 @@ pub(super) fn item<'t>(findings: &mut Findings, node: &'t Node<'t>, path: &Path<
         findings.add_hinted(node.at, path, Reason::MissingField, message, "name it, uniquely in this manifest");
     }
     let mut read = spec.map_or_else(PhaseSpec::default, |spec| {
-        let path = path.key(&spec.key);
+        let path = path.key(spec.key);
         let entries = findings.object(&spec.value, &path, "`spec`").unwrap_or_default();
         phase_spec(findings, entries, &path)
     });
@@ -101,7 +101,7 @@ fn own_name<'t>(entries: &'t [Entry<'t>]) -> Option<&'t str> {
 }
 
 fn phase_kind(findings: &mut Findings, kind: &Entry<'_>, path: &Path<'_>) {
-    let path = path.key(&kind.key);
+    let path = path.key(kind.key);
     match &kind.value.tree {
         Tree::Text(text) if *text == "Phase" => {}
         Tree::Text(text) => {
@@ -148,7 +148,7 @@ fn phase_spec(findings: &mut Findings, entries: &[Entry<'_>], path: &Path<'_>) -
     }
     for (name, entry) in SPEC_FIELDS.into_iter().zip(fields.known) {
         let Some(entry) = entry.filter(|entry| !entry.value.is_absent()) else { continue };
-        let (node, path) = (&entry.value, path.key(&entry.key));
+        let (node, path) = (&entry.value, path.key(entry.key));
         match name {
             "description" => spec.description = description(findings, node, &path),
             "selector" => spec.selector = selector(findings, node, &path, &mut spec.extensions),
@@ -198,7 +198,7 @@ pub(super) fn extension(
     entry: &Entry<'_>,
     path: &Path<'_>,
 ) {
-    let value = findings.value(&entry.value, &path.key(&entry.key));
+    let value = findings.value(&entry.value, &path.key(entry.key));
     if kept.insert(format!("{prefix}{}", entry.key), value).is_some() {
         findings.given_twice(entry, entry, path);
     }
@@ -226,7 +226,7 @@ fn selector(
         extension(findings, kept, "selector/", entry, path);
     }
     let [labels] = fields.known;
-    labels.map_or_else(BTreeMap::new, |entry| findings.labels(&entry.value, &path.key(&entry.key), "`matchLabels`"))
+    labels.map_or_else(BTreeMap::new, |entry| findings.labels(&entry.value, &path.key(entry.key), "`matchLabels`"))
 }
 
 /// `{phases, timeout}`, a list of ids, or one id; `dependsOn` inside the object is `phases`.
@@ -244,9 +244,9 @@ fn wait_for(findings: &mut Findings, node: &Node<'_>, path: &Path<'_>, kept: &mu
         findings.given_twice(first, second, path);
     }
     let phases = phases.or(depends_on).map_or_else(Vec::new, |entry| {
-        waits(findings, &entry.value, &path.key(&entry.key), "the list of phases to wait for")
+        waits(findings, &entry.value, &path.key(entry.key), "the list of phases to wait for")
     });
-    let timeout = timeout.and_then(|entry| findings.timeout(&entry.value, &path.key(&entry.key), "`timeout`"));
+    let timeout = timeout.and_then(|entry| findings.timeout(&entry.value, &path.key(entry.key), "`timeout`"));
     WaitFor { phases, timeout }
 }
 
@@ -275,7 +275,7 @@ fn max_attempts(findings: &mut Findings, node: &Node<'_>, path: &Path<'_>, kept:
     }
     let [attempts] = fields.known;
     let range = 1..=i64::from(ATTEMPTS_MAX);
-    let read = attempts.and_then(|e| findings.integer(&e.value, &path.key(&e.key), "`maxAttempts`", range));
+    let read = attempts.and_then(|e| findings.integer(&e.value, &path.key(e.key), "`maxAttempts`", range));
     read.and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or(1)
 }
 
@@ -286,7 +286,7 @@ fn timeouts(findings: &mut Findings, node: &Node<'_>, path: &Path<'_>) -> PhaseT
     findings.refuse_extensions(&fields.extensions, path, "`x-timeouts`");
     let mut read = names.iter().zip(fields.known).map(|(name, entry)| {
         let entry = entry?;
-        findings.timeout(&entry.value, &path.key(&entry.key), &format!("`{name}`"))
+        findings.timeout(&entry.value, &path.key(entry.key), &format!("`{name}`"))
     });
     let mut next = || read.next().flatten();
     PhaseTimeouts { offer: next(), start: next(), attempt: next(), heartbeat: next(), total: next() }
@@ -298,12 +298,12 @@ fn backoff(findings: &mut Findings, node: &Node<'_>, path: &Path<'_>) -> PhaseBa
     findings.refuse_extensions(&fields.extensions, path, "`x-backoff`");
     let [initial, factor, max, jitter] = fields.known;
     PhaseBackoff {
-        initial: initial.and_then(|e| findings.duration(&e.value, &path.key(&e.key), "`initial`")),
-        factor: factor.and_then(|e| findings.decimal(&e.value, &path.key(&e.key), "`factor`", 1.0..=100.0)),
-        max: max.and_then(|e| findings.duration(&e.value, &path.key(&e.key), "`max`")),
+        initial: initial.and_then(|e| findings.duration(&e.value, &path.key(e.key), "`initial`")),
+        factor: factor.and_then(|e| findings.decimal(&e.value, &path.key(e.key), "`factor`", 1.0..=100.0)),
+        max: max.and_then(|e| findings.duration(&e.value, &path.key(e.key), "`max`")),
         jitter: jitter.and_then(|e| {
             let choices = [("Full", Jitter::Full), ("None", Jitter::None)];
-            findings.choice(&e.value, &path.key(&e.key), "`jitter`", &choices)
+            findings.choice(&e.value, &path.key(e.key), "`jitter`", &choices)
         }),
     }
 }
@@ -343,7 +343,7 @@ fn external_wait(findings: &mut Findings, node: &Node<'_>, path: &Path<'_>) -> O
         }
     }
     let manifest = manifest.and_then(|entry| {
-        let path = path.key(&entry.key);
+        let path = path.key(entry.key);
         let name = findings.text(&entry.value, &path, "`manifest`")?;
         if label::is_dns_subdomain(name) {
             return Some(name.to_owned());
@@ -354,7 +354,7 @@ fn external_wait(findings: &mut Findings, node: &Node<'_>, path: &Path<'_>) -> O
         None
     });
     let phase = phase.and_then(|entry| {
-        let path = path.key(&entry.key);
+        let path = path.key(entry.key);
         let text = findings.text(&entry.value, &path, "`phase`")?;
         phase_id(findings, text, &entry.value, &path)
     });

@@ -119,7 +119,7 @@ impl Findings {
         match &node.tree {
             Tree::Map(entries) => Some(entries),
             Tree::Null => Some(&[]),
-            Tree::List(items) if items.is_empty() => Some(&[]),
+            Tree::List([]) => Some(&[]),
             _ => {
                 self.wrong_type(node, path, what, "an object");
                 None
@@ -146,16 +146,16 @@ impl Findings {
         for entry in entries {
             // Most keys are spelled as we spell them.
             let exact = names.iter().position(|name| entry.key == *name);
-            let number = exact.or_else(|| names.iter().position(|name| same_field(&entry.key, name)));
+            let number = exact.or_else(|| names.iter().position(|name| same_field(entry.key, name)));
             let Some(number) = number else {
-                if is_extension(&entry.key) {
+                if is_extension(entry.key) {
                     fields.extensions.push(entry);
                 } else if self.is_full() {
                     self.skip();
                 } else {
-                    let message = format!("there is no field {}", quoted(&entry.key));
-                    let hint = nearest_field(&entry.key, names);
-                    self.add_hinted(entry.key_at, &path.key(&entry.key), Reason::UnknownField, message, hint);
+                    let message = format!("there is no field {}", quoted(entry.key));
+                    let hint = nearest_field(entry.key, names);
+                    self.add_hinted(entry.key_at, &path.key(entry.key), Reason::UnknownField, message, hint);
                 }
                 continue;
             };
@@ -170,18 +170,18 @@ impl Findings {
     /// Extensions that nothing can keep.
     pub fn refuse_extensions(&mut self, extensions: &[&Entry<'_>], path: &Path<'_>, what: &str) {
         for entry in extensions {
-            let message = format!("{what} takes no extension {}", quoted(&entry.key));
-            self.add_hinted(entry.key_at, &path.key(&entry.key), Reason::UnknownField, message, "put it under `spec`");
+            let message = format!("{what} takes no extension {}", quoted(entry.key));
+            self.add_hinted(entry.key_at, &path.key(entry.key), Reason::UnknownField, message, "put it under `spec`");
         }
     }
 
     pub fn given_twice(&mut self, first: &Entry<'_>, second: &Entry<'_>, path: &Path<'_>) {
         let message = if first.key == second.key {
-            format!("{} is given twice", quoted(&first.key))
+            format!("{} is given twice", quoted(first.key))
         } else {
-            format!("one field is given twice, as {} and as {}", quoted(&first.key), quoted(&second.key))
+            format!("one field is given twice, as {} and as {}", quoted(first.key), quoted(second.key))
         };
-        let path = path.key(&second.key);
+        let path = path.key(second.key);
         self.add_hinted(second.key_at, &path, Reason::DuplicateField, message, "leave one of them out");
     }
 
@@ -332,9 +332,9 @@ impl Findings {
             return labels;
         }
         for (index, entry) in entries.iter().enumerate() {
-            let path = path.key(&entry.key);
-            if let Some(fault) = label::key_fault(&entry.key) {
-                let message = format!("the label key {} is not allowed: {fault}", quoted(&entry.key));
+            let path = path.key(entry.key);
+            if let Some(fault) = label::key_fault(entry.key) {
+                let message = format!("the label key {} is not allowed: {fault}", quoted(entry.key));
                 self.add(entry.key_at, &path, Reason::BadLabel, message);
             }
             let Tree::Text(value) = &entry.value.tree else {
@@ -372,7 +372,7 @@ impl Findings {
     pub fn map(&mut self, entries: &[Entry<'_>], path: &Path<'_>) -> Map<String, Value> {
         let mut map = Map::new();
         for entry in entries {
-            let value = self.value(&entry.value, &path.key(&entry.key));
+            let value = self.value(&entry.value, &path.key(entry.key));
             if map.insert(entry.key.to_string(), value).is_some() {
                 self.given_twice(entry, entry, path);
             }

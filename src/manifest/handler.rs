@@ -26,11 +26,11 @@ pub(super) fn handler<Action: Copy + Default>(
     }
     let [action, spec] = fields.known;
     if let Some(entry) = action {
-        let chosen = findings.choice(&entry.value, &path.key(&entry.key), "`action`", actions);
+        let chosen = findings.choice(&entry.value, &path.key(entry.key), "`action`", actions);
         handler.action = chosen.unwrap_or_default();
     }
     let Some(spec) = spec else { return handler };
-    let path = path.key(&spec.key);
+    let path = path.key(spec.key);
     let Some(entries) = findings.object(&spec.value, &path, "the `spec` of a handler") else { return handler };
     let fields = findings.fields(entries, &path, &["message", "notify", "labels"]);
     for entry in fields.extensions {
@@ -38,13 +38,13 @@ pub(super) fn handler<Action: Copy + Default>(
     }
     let [message, notify, labels] = fields.known;
     if let Some(entry) = message {
-        handler.messages = messages(findings, &entry.value, &path.key(&entry.key));
+        handler.messages = messages(findings, &entry.value, &path.key(entry.key));
     }
     if let Some(entry) = labels {
-        handler.labels = findings.labels(&entry.value, &path.key(&entry.key), "`labels`");
+        handler.labels = findings.labels(&entry.value, &path.key(entry.key), "`labels`");
     }
     if let Some(entry) = notify {
-        notification(findings, &entry.value, &path.key(&entry.key), &mut handler);
+        notification(findings, &entry.value, &path.key(entry.key), &mut handler);
     }
     handler
 }
@@ -75,7 +75,7 @@ fn notification<Action>(findings: &mut Findings, node: &Node<'_>, path: &Path<'_
     if let Some(entry) = email {
         let form =
             Recipients { what: "`email`", fault: email_fault, hint: "an address is `name@domain`, at most 320 bytes" };
-        handler.email = recipients(findings, &entry.value, &path.key(&entry.key), &form);
+        handler.email = recipients(findings, &entry.value, &path.key(entry.key), &form);
     }
     if let Some(entry) = slack {
         let form = Recipients {
@@ -83,7 +83,7 @@ fn notification<Action>(findings: &mut Findings, node: &Node<'_>, path: &Path<'_
             fault: channel_fault,
             hint: "name a channel; the operator's configuration maps it to a webhook",
         };
-        handler.slack = recipients(findings, &entry.value, &path.key(&entry.key), &form);
+        handler.slack = recipients(findings, &entry.value, &path.key(entry.key), &form);
     }
 }
 

@@ -69,9 +69,9 @@ pub struct Ignored {
 /// Linear in the text, bounded by [`super::limits`], and never panics, whatever the bytes.
 pub fn parse(text: &[u8], format: Format, others: OtherKinds) -> Result<Document, Vec<Problem>> {
     let room = source::Room::new();
-    let (root, language) = source::read(&room, text, format).map_err(|problem| vec![problem])?;
+    let (tree, language) = source::read(&room, text, format).map_err(|problem| vec![problem])?;
     let mut findings = Findings::default();
-    let document = document(&mut findings, &root, others);
+    let document = document(&mut findings, &tree, others);
     let listed = findings.into_listed();
     if listed.is_empty()
         && let Some(document) = document
@@ -160,7 +160,7 @@ fn resource(findings: &mut Findings, root: &Node<'_>, entries: &[Entry<'_>], oth
     let inside = findings.object(&spec.value, &spec_path, "`spec`")?;
     let mut kept = Map::new();
     for entry in inside.iter().filter(|entry| entry.key != "phases") {
-        let value = findings.value(&entry.value, &spec_path.key(&entry.key));
+        let value = findings.value(&entry.value, &spec_path.key(entry.key));
         if kept.insert(entry.key.to_string(), value).is_some() {
             findings.given_twice(entry, entry, &spec_path);
         }
@@ -201,7 +201,7 @@ fn metadata(findings: &mut Findings, entries: &[Entry<'_>]) -> Resource {
         let path = path.key(name);
         let pairs = findings.object(&entry.value, &path, &format!("`{name}`")).unwrap_or_default();
         let pair = |pair: &Entry<'_>| {
-            let value = findings.text(&pair.value, &path.key(&pair.key), "the value")?;
+            let value = findings.text(&pair.value, &path.key(pair.key), "the value")?;
             Some((pair.key.to_string(), value.to_owned()))
         };
         pairs.iter().filter_map(pair).collect()
@@ -320,7 +320,7 @@ impl<'g> Graph<'g> {
         let index = self.origins[repeat.index()];
         let (node, path) = (&self.items[index], self.path.index(index));
         let id = entries_of(node).and_then(|entries| field(entries, "id"));
-        let (at, path) = id.map_or((node.at, path), |id| (id.value.at, path.key(&id.key)));
+        let (at, path) = id.map_or((node.at, path), |id| (id.value.at, path.key(id.key)));
         findings.add_hinted(at, &path, Reason::DuplicateId, message, "rename one of them");
     }
 
@@ -367,7 +367,7 @@ impl<'g> Graph<'g> {
         let Some(spec) = entry(node, "spec") else { return Vec::new() };
         let Some(outer) = entry(&spec.value, "waitFor") else { return Vec::new() };
         let inner = entry(&outer.value, "phases").or_else(|| entry(&outer.value, "dependsOn"));
-        let keys = [Some(&*spec.key), Some(&*outer.key), inner.map(|inner| &*inner.key)];
+        let keys = [Some(spec.key), Some(outer.key), inner.map(|inner| inner.key)];
         let list = inner.map_or(&outer.value, |inner| &inner.value);
         let written: Vec<(&str, u32, Option<usize>)> = match &list.tree {
             Tree::Text(text) => vec![(text, list.at, None)],
