@@ -9,7 +9,7 @@ BEGAN := $(shell date +%s)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test lint format clippy unit it faults testbed servers python generate fuzz guards soak bench bench-peers deny clean
+.PHONY: help run test lint format clippy unit it faults testbed servers python generate fuzz sim guards soak bench bench-peers deny clean
 
 # $(call stage,what it does,command): says so, runs it, and says how long it took.
 define stage
@@ -43,7 +43,7 @@ it: testbed ## The model tests, and the tests on real servers
 	$(call stage,run the model tests and those on real servers,$(CARGO) test --quiet --test it -- --skip faults::)
 
 faults: testbed ## Kill, stop and cut off the real processes in mid-run; prints what came of each
-	$(call stage,make faults in mid-run,$(CARGO) test --quiet --test it faults:: -- --test-threads 4)
+	$(call stage,make faults in mid-run,list=$$(mktemp) && PMP_FAULTS_LIST=$$list $(CARGO) test --quiet --test it faults:: -- --test-threads 4 && sort $$list && rm $$list)
 
 testbed: servers python ## Build the real servers and the Python environment; does nothing when they are there
 
@@ -61,6 +61,9 @@ generate: ## Write the generated files anew
 fuzz: ## The property and model tests with many more cases, optimised (CASES=20000)
 	$(call stage,run the property tests with $(CASES) cases each,PROPTEST_CASES=$(CASES) $(CARGO) test --release --quiet --lib)
 	$(call stage,run $(CASES) schedules against the engine,PMP_MODEL_SCHEDULES=$(CASES) $(CARGO) test --release --quiet --test it model::)
+
+sim: ## The simulation with many more storms, optimised (CASES=20000)
+	$(call stage,play $(CASES) storms over the whole operator,PMP_SIM_SCHEDULES=$(CASES) $(CARGO) test --release --quiet --test it sim::)
 
 guards: ## Break every guard of the engine, one at a time, and demand that the model test notices
 	$(call stage,break the guards one at a time,tests/guards.py)

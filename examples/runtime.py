@@ -66,8 +66,9 @@ class Runtime:
     async def serve(self, stop):
         options = self.options
         self.nc = await nats.connect(
-            options.nats, name=options.name, user_credentials=options.creds, ping_interval=5, max_outstanding_pings=2,
-            max_reconnect_attempts=-1, reconnect_time_wait=0.5, pending_size=0,  # 0: what cannot be sent now is refused
+            options.nats, name=options.name, user_credentials=options.creds, inbox_prefix="_INBOX_pmp-runtime",
+            ping_interval=5, max_outstanding_pings=2, max_reconnect_attempts=-1, reconnect_time_wait=0.5,
+            pending_size=0,  # what cannot be sent now is refused, and not sent late
             disconnected_cb=self.on_disconnected, reconnected_cb=self.on_reconnected, error_cb=self.on_error)
         # Runtimes of one label set that can do the same share the offers; commands are for everyone.
         labels = ",".join(f"{k}={v}" for k, v in sorted(self.labels.items())) or "none"

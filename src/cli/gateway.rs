@@ -26,33 +26,33 @@ const REST: Duration = Duration::from_secs(1);
 #[derive(Debug, clap::Args)]
 pub struct GatewayArgs {
     /// Where the HTTP endpoints answer; loopback only, since there is no authentication yet. Port 0 takes a free one
-    #[arg(long, env = "PMP_GATEWAY_ADDR", value_name = "ADDRESS", default_value = "127.0.0.1:8081")]
-    gateway_addr: SocketAddr,
+    #[arg(long = "gateway-addr", env = "PMP_GATEWAY_ADDR", value_name = "ADDRESS", default_value = "127.0.0.1:8081")]
+    addr: SocketAddr,
     /// Largest manifest over HTTP, in bytes
-    #[arg(long, env = "PMP_GATEWAY_BODY_BYTES_MAX", value_name = "BYTES", default_value_t = 1 << 20)]
-    gateway_body_bytes_max: u32,
+    #[arg(long = "gateway-body-bytes-max", env = "PMP_GATEWAY_BODY_BYTES_MAX", value_name = "BYTES", default_value_t = 1 << 20)]
+    body_bytes_max: u32,
     /// Requests a second of one address; a burst may have twice that
-    #[arg(long, env = "PMP_GATEWAY_PEER_RATE", value_name = "COUNT", default_value_t = 200)]
-    gateway_peer_rate: u32,
+    #[arg(long = "gateway-peer-rate", env = "PMP_GATEWAY_PEER_RATE", value_name = "COUNT", default_value_t = 200)]
+    peer_rate: u32,
     /// Requests a second of all together
-    #[arg(long, env = "PMP_GATEWAY_RATE", value_name = "COUNT", default_value_t = 1000)]
-    gateway_rate: u32,
+    #[arg(long = "gateway-rate", env = "PMP_GATEWAY_RATE", value_name = "COUNT", default_value_t = 1000)]
+    rate: u32,
     /// Followers of statuses and logs at a time
-    #[arg(long, env = "PMP_GATEWAY_STREAMS_MAX", value_name = "COUNT", default_value_t = 256)]
-    gateway_streams_max: u16,
+    #[arg(long = "gateway-streams-max", env = "PMP_GATEWAY_STREAMS_MAX", value_name = "COUNT", default_value_t = 256)]
+    streams_max: u16,
 }
 
 impl GatewayArgs {
     /// Where to listen, if that is allowed.
     pub fn address(&self) -> anyhow::Result<SocketAddr> {
-        gateway::check_address(self.gateway_addr).context("--gateway-addr")
+        gateway::check_address(self.addr).context("--gateway-addr")
     }
 
     pub fn bounds(&self) -> Bounds {
         Bounds {
-            body_bytes_max: usize::try_from(self.gateway_body_bytes_max).unwrap_or(usize::MAX),
-            rates: Rates { peer: self.gateway_peer_rate.max(1), all: self.gateway_rate.max(1) },
-            streams_max: self.gateway_streams_max.into(),
+            body_bytes_max: usize::try_from(self.body_bytes_max).unwrap_or(usize::MAX),
+            rates: Rates { peer: self.peer_rate.max(1), all: self.rate.max(1) },
+            streams_max: self.streams_max.into(),
             ..Bounds::default()
         }
     }
@@ -110,11 +110,11 @@ async fn live(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let bound = session.map(|session| Bound { session, namespace: namespaces[0].clone() });
     let scope = Scope::of(namespaces);
-    let bus = match args.nats.is_given() {
-        true => Some(
-            Bus::connect(args.nats.options("pmp-gateway")?).await.context("cannot set up the connection to NATS")?,
-        ),
-        false => None,
+    let bus = if args.nats.is_given() {
+        let connected = Bus::connect(args.nats.options("pmp-gateway")?).await;
+        Some(connected.context("cannot set up the connection to NATS")?)
+    } else {
+        None
     };
     let logs = match &bus {
         Some(bus) => Some(logs(bus, &prefix, &stop).await?),

@@ -51,7 +51,7 @@ pub struct NatsArgs {
     /// Shake hands before the server's greeting (handshake_first there)
     #[arg(long = "nats-tls-first", env = "NATS_TLS_FIRST")]
     tls_first: bool,
-    /// Subject prefix of replies, where the user may not subscribe to just any: needs <PREFIX>.> [default: a random one]
+    /// Subject prefix of replies: the user needs leave to subscribe to <PREFIX>.> [default: _INBOX_pmp-<verb>]
     #[arg(long = "nats-inbox-prefix", env = "NATS_INBOX_PREFIX", value_name = "PREFIX")]
     inbox_prefix: Option<String>,
 }
@@ -71,7 +71,7 @@ impl NatsArgs {
         options.inbox_prefix = format!("_INBOX_{name}.{:016x}", rand::random::<u64>());
         options.auth = self.auth()?;
         if let Some(prefix) = self.inbox_prefix.as_ref().filter(|prefix| !prefix.is_empty()) {
-            options.inbox_prefix.clone_from(prefix);
+            options.inbox_prefix = format!("{prefix}.{:016x}", rand::random::<u64>());
         }
         options.tls = Tls {
             required: self.ca.is_some() || self.cert.is_some() || self.tls_first,

@@ -11,7 +11,7 @@ use super::{
     process::{LogArgs, host_name, signals},
 };
 use crate::{
-    bus::Bus,
+    bus::{Bus, ConnectOptions},
     manifest::parse_duration,
     protocol::{Prefix, SessionId},
     runtime::{self, Exec, Labels, Options, exec::Commands},
@@ -85,7 +85,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 async fn live(args: &Args, options: Options, work: Exec) -> anyhow::Result<ExitCode> {
     let mut signals = signals()?;
-    let bus = Bus::connect(args.nats.options(&options.name)?).await.context("cannot set up the connection to NATS")?;
+    let connection = ConnectOptions { name: options.name.clone(), ..args.nats.options("pmp-runtime")? };
+    let bus = Bus::connect(connection).await.context("cannot set up the connection to NATS")?;
     let runtime = runtime::start(bus, options, work).await.context("cannot start the runtime")?;
     let mut standing = runtime.standing();
     let closed = async { while standing.changed().await.is_ok() {} };

@@ -293,7 +293,9 @@ impl Context {
         if let Some(action) = self.settled(&fresh).await? {
             return Ok(action);
         }
-        let taken = KubernetesStore::take_over(api, self.keeper.clone(), claim.session_id.clone(), fresh).await;
+        // Boxed, here and below: whole resources live in these futures, and in all that wait for them.
+        let taken = KubernetesStore::take_over(api, self.keeper.clone(), claim.session_id.clone(), fresh);
+        let taken = Box::pin(taken).await;
         let (store, fresh) = match taken {
             Ok(taken) => taken,
             Err(StoreError::Gone) => return Ok(Action::await_change()),
@@ -301,7 +303,7 @@ impl Context {
         };
         let generation = fresh.metadata.generation.unwrap_or_default();
         let begun = match self.judge(&fresh).await? {
-            Ok(accepted) => self.restored(&fresh, accepted).await?,
+            Ok(accepted) => Box::pin(self.restored(&fresh, accepted)).await?,
             Err(refused) => self.resumed(&fresh, refused).await?,
         };
         let Begun { session, plan, edit, order, was_refused } = match begun {

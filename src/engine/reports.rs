@@ -119,8 +119,7 @@ impl Session {
         };
         self.hear();
         let about = self.about(ix, report.token.as_ref());
-        let is_over = about == About::Stale || self.phase(ix).state == PhaseState::Cancelling;
-        if is_over && report.status == ReportStatus::Running {
+        if report.status == ReportStatus::Running && self.is_over(ix, about, report.token.as_ref()) {
             self.call_off(report);
         }
         if about == About::Stale {
@@ -138,6 +137,19 @@ impl Session {
             (_, ReportStatus::Complete) => self.complete_attempt(ix, message, now),
             (_, ReportStatus::Failed) => self.fail_attempt(ix, PhaseReason::RuntimeFailed, message, report.retry, now),
         }
+    }
+
+    /// Whether this attempt is known to be over, and not merely unknown: a session that another process has taken over
+    /// must not call off what that one began in a later run.
+    fn is_over(&self, ix: PhaseIx, about: About, token: Option<&AttemptToken>) -> bool {
+        let record = self.phase(ix);
+        let Some(token) = token.filter(|_| about == About::Stale) else {
+            return about == About::Open && record.state == PhaseState::Cancelling;
+        };
+        let is = |run, attempt| *token == AttemptToken::new(&self.uid, &record.id, run, attempt);
+        let first = record.attempt.saturating_sub(FORGOTTEN_ATTEMPTS_MAX).max(1);
+        (first..=record.attempt).any(|attempt| is(record.run, attempt))
+            || record.run.checked_sub(1).is_some_and(|run| (1..=FORGOTTEN_ATTEMPTS_MAX).any(|attempt| is(run, attempt)))
     }
 
     /// Somebody runs what is over: it was away when that was said, and would go on beside the next attempt.

@@ -56,8 +56,7 @@ impl Meters {
     pub fn new(view: View, role: Role, bus: Option<Bus>) -> Self {
         let mut registry = Registry::with_prefix("pmp");
         let requests = Family::<RequestLabels, Counter>::default();
-        let durations =
-            Family::<RouteLabels, Histogram>::new_with_constructor(|| Histogram::new(DURATIONS.into_iter()));
+        let durations = Family::<RouteLabels, Histogram>::new_with_constructor(|| Histogram::new(DURATIONS));
         let open = Gauge::<i64>::default();
         registry.register("http_requests", "Requests by route, method and status", requests.clone());
         registry.register_with_unit(

@@ -7,7 +7,7 @@ use std::{
 };
 
 use kube::{Api, Client};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{Bound, fault::Fault, query::Query};
 use crate::{
@@ -24,6 +24,9 @@ use crate::{
 
 /// How long the cache may be behind a write of ours before the API server is asked instead.
 const CATCH_UP: Duration = Duration::from_secs(2);
+
+/// How long a read may wait for a stored revision.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Writes that the cache may not have yet. It is behind by milliseconds.
 const WRITES_MAX: usize = 256;
@@ -205,7 +208,8 @@ impl Sessions {
         {
             return Some(plan);
         }
-        let loaded = revision::started(&self.client, object).await;
+        // A status without the rows of its plan is better than none: nobody waits for an API server that is away.
+        let loaded = timeout(LOAD_TIMEOUT, revision::started(&self.client, object)).await.ok()?;
         let loaded = loaded.inspect_err(|error| {
             tracing::warn!(
                 resource = name(object),

@@ -49,7 +49,12 @@ pub async fn get_status(State(gateway): State<Gateway>, request: Request) -> Res
                 return Ok(tagged(StatusCode::NOT_MODIFIED.into_response(), &object));
             }
             let state = gateway.state(&object).await;
-            Ok(tagged(Json(state).into_response(), &object))
+            let is_whole = Gateway::is_whole(&object, &state);
+            let mut response = tagged(Json(state).into_response(), &object);
+            if !is_whole {
+                response.headers_mut().remove(header::ETAG);
+            }
+            Ok(response)
         })
         .await
 }
@@ -186,6 +191,13 @@ impl Gateway {
         state["name"] = name(object).into();
         state["resourceVersion"] = object.metadata.resource_version.clone().into();
         state
+    }
+
+    /// Whether every phase is in it: not where the plan of the revision could not be read.
+    fn is_whole(object: &PhaseManifest, state: &Value) -> bool {
+        let total = object.status.as_ref().and_then(|status| Some(usize::try_from(status.counts?.total).unwrap_or(0)));
+        let has_revision = object.status.as_ref().is_some_and(|status| status.revision.is_some());
+        !has_revision || state["phases"].as_array().map(Vec::len) == total
     }
 
     /// The plan in the spec; 409 where it holds none that is valid.

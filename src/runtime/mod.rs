@@ -55,7 +55,7 @@
 //! # let (picture, mut seen) = tokio::sync::watch::channel(Arc::new(session.record()));
 //! # let inbound = Inbound::run(bus.clone(), prefix.clone(), "here".to_owned()).await?;
 //! # let start = sessions::Start { session, id: SessionId::new("s1")?, prefix, origin: sessions::Origin("here".to_owned()),
-//! #     generation: 1, orders: Vec::new(), past: sessions::Past::None, clock };
+//! #     generation: 1, orders: Vec::new(), past: sessions::Past::None, position: None, clock };
 //! # let task = sessions::spawn(bus, &inbound, start, sessions::LocalStore(picture), Nobody);
 //! # let verdict = seen.wait_for(|record| record.verdict.is_some()).await?.verdict;
 //! # assert_eq!(verdict, Some(Verdict::Succeeded));

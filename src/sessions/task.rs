@@ -449,7 +449,11 @@ impl Task {
     async fn arrived(&mut self, arrival: Arrival) {
         match arrival {
             Arrival::Missed => self.feed(Input::Resync).await,
-            Arrival::CaughtUp => self.link(self.proved).await,
+            Arrival::CaughtUp => {
+                // Stored at once, or a process that is killed soon again leaves as much to read to the next, and more.
+                self.urgency = Urgency::Now;
+                self.link(self.proved).await;
+            }
             Arrival::Message(message) => self.heard(*message).await,
         }
     }

@@ -303,7 +303,7 @@ async fn permissions_on_nats_are_enough_for_an_operator_and_a_runtime() {
         bus
     };
     let operator = connect("operator", "o-secret", Some("_INBOX_pmp-operator.one")).await;
-    let runtime = connect("runtime", "r-secret", Some("_INBOX.worker")).await;
+    let runtime = connect("runtime", "r-secret", Some("_INBOX_pmp-runtime.worker")).await;
     let inbound = Inbound::run(operator.clone(), Prefix::default(), "here".to_owned()).await.unwrap();
     eventually(SOON, "every subscription of the operator is proved", async || {
         matches!(&*inbound.ready().borrow(), Ready::Yes { keeping: Keeping::Reports, .. }).then_some(())

@@ -140,7 +140,7 @@ pub(super) async fn get_logs(State(gateway): State<Gateway>, request: Request) -
     let limit = query.number("limit", LIMIT, LIMIT_MAX)?;
     let since = query.text("since").map(since).transpose()?;
     let Some(logs) = gateway.logs.clone() else {
-        let detail = "this gateway is not connected to NATS, where logs are: start it with --nats-url";
+        let detail = "this gateway is not connected to NATS, where logs are: start it with --nats";
         return Err(Fault::unavailable("NoLogs", detail));
     };
     let object = gateway.in_time(gateway.sessions.of(&query)).await?;

@@ -68,9 +68,8 @@ pub fn judge(standing: Standing, likeness: Likeness, mode: Mode, on_conflict: On
             (Likeness::Different, OnConflict::Replace) if mode == Mode::Run => Action::Edit,
             _ => refusal(likeness),
         },
-        Mode::DryRun => Action::Edit,
         Mode::Run if likeness == Likeness::Same => Action::Restart,
-        Mode::Run => Action::Edit,
+        Mode::Run | Mode::DryRun => Action::Edit,
     }
 }
 

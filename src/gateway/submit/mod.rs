@@ -79,7 +79,7 @@ pub async fn post_plan(State(gateway): State<Gateway>, request: Request) -> Resu
     let text = body::read(&parts.headers, stream, gateway.bounds.body_bytes_max).await?;
     let submission = gateway.understand(text, format, &wish).await?;
     let target = target::target(&gateway.sessions, &wish, &submission.written)?;
-    gateway.in_time(gateway.submit(&wish, &submission, target)).await
+    Box::pin(gateway.in_time(gateway.submit(&wish, &submission, target))).await
 }
 
 /// What was done to the object, as far as the answer needs it.
@@ -225,7 +225,7 @@ impl Gateway {
                 (facts.outcome, facts.revision) = (Outcome::Restarted, Some(started));
             }
         }
-        Ok(Decision::Write { patch: patch(object, spec, wish.key.as_ref(), submission, &facts), facts })
+        Ok(Decision::Write { patch: patch(object, &spec, wish.key.as_ref(), submission, &facts), facts })
     }
 
     async fn likeness(&self, submission: &Submission, object: &PhaseManifest) -> Likeness {
@@ -324,7 +324,7 @@ fn new_object(
 /// A merge patch under the resourceVersion that was judged, with the key in it.
 fn patch(
     object: &PhaseManifest,
-    spec: Map<String, Value>,
+    spec: &Map<String, Value>,
     key: Option<&Key>,
     submission: &Submission,
     facts: &Facts,

@@ -36,7 +36,8 @@ impl Key {
 /// The first 128 bits of the digest.
 pub fn short(text: &str) -> String {
     let digest = Digest::of(text.as_bytes());
-    digest.as_bytes()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+    let bits = digest.as_bytes()[..16].iter().fold(0_u128, |bits, &byte| bits << 8 | u128::from(byte));
+    format!("{bits:032x}")
 }
 
 /// What a key was used for. Enough to give the same answer again.

@@ -1,6 +1,8 @@
 //! The line of figures that a fault ends with.
 
 use std::{
+    env,
+    fs::OpenOptions,
     io::{self, Write as _},
     time::Duration,
 };
@@ -30,15 +32,19 @@ impl Figures {
         }
     }
 
-    /// One line on standard error. Written to the stream itself: what goes through the macros is caught by the harness
-    /// and shown only of tests that fail.
+    /// One line on standard error, and one more in the file that `PMP_FAULTS_LIST` names. Written to the stream itself:
+    /// what goes through the macros is caught by the harness and shown only of tests that fail.
     pub fn tell(&self, fault: &str) {
         let Self { faults, phases, executed, took, longest_gap } = self;
         let (took, gap) = (took.as_secs_f64(), longest_gap.as_secs_f64());
         let line = format!(
-            "\nfault: {fault:<52} {faults:>3} x, {phases:>4} phases, {executed:>4} executed, {took:>5.1} s, longest gap {gap:>4.1} s\n"
+            "fault: {fault:<52} {faults:>3} x, {phases:>4} phases, {executed:>4} executed, {took:>6.1} s, longest gap {gap:>4.1} s\n"
         );
-        // A closed stream loses figures and no verdict.
-        let _ = io::stderr().lock().write_all(line.as_bytes());
+        // A closed stream or a full disk loses figures and no verdict.
+        let _ = io::stderr().lock().write_all(format!("\n{line}").as_bytes());
+        if let Some(list) = env::var_os("PMP_FAULTS_LIST") {
+            let file = OpenOptions::new().append(true).create(true).open(list);
+            let _ = file.and_then(|mut file| file.write_all(line.as_bytes()));
+        }
     }
 }

@@ -50,7 +50,7 @@ async fn without_nats_logs_are_503_and_it_says_what_to_do() {
     Call::new(address, "POST", "/plan?session=s").json(&json!([])).send().await.expect(200);
     let answer = Call::new(address, "GET", "/logs?session=s").send().await;
     assert_eq!(answer.problem(503), "NoLogs");
-    assert!(answer.json()["detail"].as_str().unwrap().contains("--nats-url"));
+    assert!(answer.json()["detail"].as_str().unwrap().contains("--nats"));
 }
 
 #[tokio::test]

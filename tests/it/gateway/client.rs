@@ -1,6 +1,6 @@
 //! An HTTP client over raw sockets: what is sent is exactly what a test says, also where that is no good HTTP.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{fmt::Write as _, net::SocketAddr, time::Duration};
 
 use serde_json::Value;
 use tokio::{
@@ -87,10 +87,10 @@ impl Call {
     pub fn bytes(&self) -> Vec<u8> {
         let mut text = format!("{} {} HTTP/1.1\r\n", self.method, self.target);
         for (name, value) in &self.headers {
-            text.push_str(&format!("{name}: {value}\r\n"));
+            write!(text, "{name}: {value}\r\n").expect("a string takes every text");
         }
         if !self.body.is_empty() || self.method == "POST" {
-            text.push_str(&format!("Content-Length: {}\r\n", self.body.len()));
+            write!(text, "Content-Length: {}\r\n", self.body.len()).expect("a string takes every text");
         }
         text.push_str("Connection: close\r\n\r\n");
         [text.into_bytes(), self.body.clone()].concat()
@@ -174,7 +174,7 @@ fn chunk(bytes: &mut Vec<u8>) -> Option<Vec<u8>> {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
     pub id: Option<String>,
-    pub event: String,
+    pub kind: String,
     pub data: Value,
 }
 
@@ -198,7 +198,7 @@ impl Events {
     }
 
     async fn more(&mut self) -> bool {
-        let mut buffer = [0; 16 << 10];
+        let mut buffer = vec![0; 16 << 10];
         let read = self.stream.read(&mut buffer).await.unwrap_or(0);
         self.raw.extend_from_slice(&buffer[..read]);
         read > 0
@@ -228,9 +228,10 @@ impl Events {
 
 fn event(block: &str) -> Option<Event> {
     let field = |name: &str| {
-        let lines = block.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(str::trim_start));
-        lines.last().map(str::to_owned)
+        let mut lines =
+            block.lines().rev().filter_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(str::trim_start));
+        lines.next().map(str::to_owned)
     };
     let data = serde_json::from_str(&field("data")?).expect("data is JSON");
-    Some(Event { id: field("id"), event: field("event").unwrap_or_default(), data })
+    Some(Event { id: field("id"), kind: field("event").unwrap_or_default(), data })
 }

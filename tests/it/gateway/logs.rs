@@ -51,7 +51,7 @@ async fn are_kept_and_chosen(front: &Front) {
     let call = front.call("GET", "/logs?session=s&follow&limit=2").header("Accept", "text/event-stream");
     let mut stream = call.clone().events().await;
     let heard = [stream.next().await.unwrap(), stream.next().await.unwrap()];
-    assert_eq!((heard[0].event.as_str(), &heard[1].data["message"]), ("log", &"line 149".into()));
+    assert_eq!((heard[0].kind.as_str(), &heard[1].data["message"]), ("log", &"line 149".into()));
     drop(stream);
     for n in 150..153 {
         say(&client, front, "s", json!({"message": format!("line {n}")})).await;

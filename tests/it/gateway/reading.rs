@@ -88,7 +88,7 @@ async fn a_phase_is_found_by_any_printable_id() {
     let phases: Vec<Value> = ids.iter().map(|id| phase(id, &[])).collect();
     front.submit("s", &phases.into()).await.expect(200);
     for id in ids {
-        let encoded: String = id.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let encoded = percent_encoding::percent_encode(id.as_bytes(), percent_encoding::NON_ALPHANUMERIC).to_string();
         let told = front.get(&format!("/phases/{encoded}?session=s")).await.expect(200);
         assert_eq!(told["id"], id);
         assert_eq!(told["spec"], json!({}), "{id}");

@@ -23,7 +23,7 @@ struct Picture {
 impl Picture {
     fn take(&mut self, event: &Event) {
         let fields = event.data.as_object().expect("an event is an object");
-        if event.event == "state" {
+        if event.kind == "state" {
             self.fields.clear();
             self.phases.clear();
         }
@@ -90,7 +90,7 @@ async fn a_stream_that_is_reconnected_has_no_gap() {
     let last = picture.last.clone();
     let mut stream = events(&front, last.as_deref()).await;
     let first = stream.next().await.unwrap();
-    assert_eq!(first.event, "state", "something was written meanwhile: all of it comes first");
+    assert_eq!(first.kind, "state", "something was written meanwhile: all of it comes first");
     picture.take(&first);
     assert!(is(&picture, "p3", "Complete") && is(&picture, "p4", "Running"), "{:?}", picture.phases);
     // Cut off anywhere, again and again.
@@ -125,7 +125,7 @@ async fn a_client_that_has_seen_all_hears_only_what_is_new() {
     let mut again = events(&front, picture.last.as_deref()).await;
     front.post("/phases/a/complete?session=s").await.expect(202);
     let next = again.next().await.unwrap();
-    assert_eq!(next.event, "change", "{next:?}");
+    assert_eq!(next.kind, "change", "{next:?}");
     picture.take(&next);
     picture.follow(&mut again, |picture| picture.state() == "Succeeded").await;
 }
@@ -135,10 +135,10 @@ async fn the_end_of_a_session_is_told_and_ends_the_stream() {
     let front = Front::new("gone").await;
     front.submit("s", &json!([phase("a", &[])])).await.expect(200);
     let mut stream = events(&front, None).await;
-    assert_eq!(stream.next().await.unwrap().event, "state");
+    assert_eq!(stream.next().await.unwrap().kind, "state");
     front.api.delete("s", &kube::api::DeleteParams::default()).await.unwrap();
     let mut last = stream.next().await.unwrap();
-    while last.event != "gone" {
+    while last.kind != "gone" {
         last = stream.next().await.expect("it is told");
     }
     assert_eq!(stream.next().await, None);

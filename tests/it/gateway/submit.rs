@@ -97,7 +97,7 @@ async fn what_executes_is_a_conflict_until_the_client_says_what_is_to_be_done() 
     let same = front.submit("busy", &plan).await;
     assert_eq!(same.problem(409), "Executing");
     front.until("busy", "it runs", |state| state["state"] == "Running").await;
-    let other = json!([front.gated("a", &[]), phase("b", &["a"])]);
+    let other = json!([front.gated("a", &[]), shell("b", &["a"], "true")]);
     let clash = front.submit("busy", &other).await;
     assert_eq!(clash.problem(409), "Conflicting");
     let clash = clash.json();

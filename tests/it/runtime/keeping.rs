@@ -9,13 +9,14 @@ use std::{
     time::Duration,
 };
 
+use async_nats::jetstream::stream::{Config, DiscardPolicy};
 use futures::StreamExt as _;
 use pmp::{
     bus::{
         Answer, Begin, Bus, Error, Link, Message, Reading, Source, Storage, Stored, StreamFacts, StreamWish, Transport,
     },
     engine::ReportStatus,
-    protocol::Prefix,
+    protocol::{Channel, Prefix, SessionId, StateMessage},
     runtime::start,
 };
 use serde_json::json;
@@ -24,7 +25,7 @@ use tokio::sync::watch;
 use super::{Clerk, DEADLINE, Gated, listening, options};
 use crate::{
     bus::{connected, options as connection},
-    support::{eventually, shared_nats, unique},
+    support::{shared_nats, unique},
 };
 
 /// What a stream does with what is published through it.
@@ -197,20 +198,17 @@ async fn without_a_stream_that_takes_it_an_end_is_published_plainly() {
     }
 }
 
-/// With whatever of JetStream this connection can use.
-#[tokio::test]
-async fn on_a_real_server_with_a_stream_over_reports_every_end_is_in_it() {
+/// Runs five attempts under a stream of this kind on a real server; answers with every report that was heard.
+async fn reports_under(wish: impl FnOnce(Config) -> Config) -> Vec<(StateMessage, Option<String>)> {
     let server = shared_nats().await;
     let name = unique("runtime-keeping");
     let prefix = Prefix::new(&name.replace('-', "_")).unwrap();
     let client = async_nats::connect(&server.url).await.unwrap();
-    let streams = async_nats::jetstream::new(client);
-    let wish = async_nats::jetstream::stream::Config {
-        name,
-        subjects: vec![format!("{prefix}.*.state")],
-        ..Default::default()
-    };
-    let mut stream = streams.create_stream(wish).await.unwrap();
+    let subjects = vec![format!("{prefix}.*.state")];
+    let at = prefix.subject(&SessionId::new("s1").unwrap(), Channel::State);
+    let mut heard = client.subscribe(at.clone()).await.unwrap();
+    let config = wish(Config { name, subjects, ..Config::default() });
+    async_nats::jetstream::new(client.clone()).create_stream(config).await.unwrap();
     let mut clerk = Clerk::on(&connected(connection(server)).await, &prefix).await;
     let runtime = listening(&connected(connection(server)).await, options("a", &prefix, &[]), Gated::open()).await;
     for n in 0..5 {
@@ -218,9 +216,37 @@ async fn on_a_real_server_with_a_stream_over_reports_every_end_is_in_it() {
     }
     clerk.bind_until_ended(5).await;
     assert_eq!(runtime.drain(DEADLINE).await.unsaid, 0);
-    // `running` and the end of each.
-    eventually(DEADLINE, "the stream has all reports", async || {
-        (stream.info().await.unwrap().state.messages >= 10).then_some(())
-    })
-    .await;
+    // Behind everything that the runtime said.
+    client.publish(at, "over".into()).await.unwrap();
+    let mut reports = Vec::new();
+    loop {
+        let message = tokio::time::timeout(DEADLINE, heard.next()).await.expect("a report").unwrap();
+        match StateMessage::parse(&message.payload) {
+            Ok(report) => reports.push((report, message.reply.map(|reply| reply.to_string()))),
+            Err(_) if message.payload == "over" => break,
+            // Probes have no body.
+            Err(_) => {}
+        }
+    }
+    reports
+}
+
+#[tokio::test]
+async fn on_a_real_server_ends_are_confirmed_by_the_stream_and_other_reports_are_not() {
+    for (report, reply) in reports_under(|config| config).await {
+        assert_eq!(reply.is_some(), report.status == ReportStatus::Complete, "{report:?}");
+    }
+}
+
+#[tokio::test]
+async fn on_a_real_server_whose_stream_is_full_ends_are_heard_all_the_same() {
+    let full = |config| Config { max_messages: 1, discard: DiscardPolicy::New, ..config };
+    let ends = |(report, _): &(StateMessage, _)| report.status == ReportStatus::Complete;
+    let reports: Vec<_> = reports_under(full).await.into_iter().filter(ends).collect();
+    let heard = |is_plain: bool| -> BTreeSet<_> {
+        let such = reports.iter().filter(|(_, reply)| reply.is_none() == is_plain);
+        such.map(|(report, _)| report.attempt.clone().unwrap().to_string()).collect()
+    };
+    assert_eq!(heard(true).len(), 5, "{reports:?}");
+    assert!(!heard(false).is_empty(), "it was tried first: {reports:?}");
 }

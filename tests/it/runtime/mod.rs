@@ -7,6 +7,7 @@ mod outages;
 mod processes;
 mod proxy;
 mod sessions;
+mod shipped;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

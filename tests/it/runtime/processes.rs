@@ -1,23 +1,14 @@
 //! `pmp runtime` and `examples/runtime.py` as people run them: each law holds for both.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{path::PathBuf, process::Command, time::Duration};
 
 use jiff::Timestamp;
-use pmp::{
-    bus::{Auth, Secret},
-    engine::ReportStatus,
-    protocol::Prefix,
-};
+use pmp::{engine::ReportStatus, protocol::Prefix};
 use serde_json::{Value, json};
 
 use super::{Clerk, DEADLINE, proxy::Proxy};
 use crate::{
     bus::{connected, options as connection},
-    docs::{blocks, text as document},
     support::{Nats, NatsConfig, Process, Signal, alive, bin, eventually, nats, python, scratch, shared_nats, unique},
 };
 
@@ -47,20 +38,20 @@ laws! {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub enum Kind {
     Pmp,
     Python,
 }
 
 /// Where runtimes find their offers.
-struct Place {
-    url: String,
-    prefix: Prefix,
-    dir: PathBuf,
+pub struct Place {
+    pub url: String,
+    pub prefix: Prefix,
+    pub dir: PathBuf,
 }
 
 impl Place {
-    fn new(url: &str) -> Self {
+    pub fn new(url: &str) -> Self {
         Self {
             url: url.to_owned(),
             prefix: Prefix::new(&unique("runtime.processes")).unwrap(),
@@ -68,7 +59,7 @@ impl Place {
         }
     }
 
-    fn command(&self, kind: Kind, name: &str) -> Command {
+    pub fn command(&self, kind: Kind, name: &str) -> Command {
         let mut command = match kind {
             Kind::Pmp => Command::new(bin()),
             Kind::Python => Command::new(python()),
@@ -84,7 +75,7 @@ impl Place {
     }
 
     /// A runtime that listens.
-    async fn runtime(&self, kind: Kind, name: &str, arguments: &[&str]) -> Process {
+    pub async fn runtime(&self, kind: Kind, name: &str, arguments: &[&str]) -> Process {
         let mut command = self.command(kind, name);
         command.args(arguments);
         let process = Process::start(name, &command);
@@ -96,7 +87,7 @@ impl Place {
     }
 
     /// Of an operator that reaches this server directly.
-    async fn clerk(&self, server: &Nats) -> Clerk {
+    pub async fn clerk(&self, server: &Nats) -> Clerk {
         Clerk::on(&connected(connection(server)).await, &self.prefix).await
     }
 
@@ -106,27 +97,27 @@ impl Place {
     }
 
     /// Work that ends when the gate is open, and notes that it was begun.
-    fn gated(&self) -> Value {
+    pub fn gated(&self) -> Value {
         self.shell("echo $$ >> $DIR/begun; until [ -e $DIR/gate ]; do sleep 0.05; done")
     }
 
-    fn open(&self) {
+    pub fn open(&self) {
         std::fs::write(self.dir.join("gate"), "").unwrap();
     }
 
     /// Process ids of children, as they began.
-    fn begun(&self) -> Vec<u32> {
+    pub fn begun(&self) -> Vec<u32> {
         let text = std::fs::read_to_string(self.dir.join("begun")).unwrap_or_default();
         text.lines().map(|line| line.parse().unwrap()).collect()
     }
 
-    async fn until_begun(&self, count: usize) {
+    pub async fn until_begun(&self, count: usize) {
         eventually(DEADLINE, "the children run", async || (self.begun().len() == count).then_some(())).await;
     }
 }
 
 /// Grants the next ack and sees it begin.
-async fn grant(clerk: &mut Clerk) {
+pub async fn grant(clerk: &mut Clerk) {
     clerk.answer(true).await;
     assert_eq!(clerk.state().await.status, ReportStatus::Running);
 }
@@ -308,137 +299,4 @@ async fn two_copies_run_nothing_twice(kind: Kind) {
     }
     clerk.bind_until_ended(OFFERS).await;
     assert_eq!(place.begun().len(), OFFERS);
-}
-
-#[tokio::test]
-async fn a_second_signal_ends_it_at_once() {
-    let server = shared_nats().await;
-    let place = Place::new(&server.url);
-    let mut clerk = place.clerk(server).await;
-    let mut runtime = place.runtime(Kind::Pmp, "one", &["--allow-exec", "--drain-timeout", "10m"]).await;
-    clerk.offer("p", "t", &place.gated()).await;
-    grant(&mut clerk).await;
-    place.until_begun(1).await;
-    runtime.signal(Signal::TERM);
-    eventually(DEADLINE, "it drains", async || runtime.stderr().contains("draining").then_some(())).await;
-    runtime.signal(Signal::INT);
-    assert_eq!(runtime.wait(Duration::from_secs(5)).await, 130);
-    let pid = place.begun()[0];
-    eventually(DEADLINE, "the child goes with it", async || (!alive(pid)).then_some(())).await;
-}
-
-#[tokio::test]
-async fn only_commands_of_its_directory_are_run_and_their_surroundings_are_its_own() {
-    use std::os::unix::fs::PermissionsExt as _;
-    let server = shared_nats().await;
-    let place = Place::new(&server.url);
-    let commands = scratch("commands");
-    let write = |name: &str, mode: u32| {
-        let file = commands.join(name);
-        std::fs::write(&file, "#!/bin/sh\nexit \"$1\"\n").unwrap();
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
-    };
-    write("end", 0o755);
-    write("notes", 0o644);
-    let mut clerk = place.clerk(server).await;
-    let _runtime = place.runtime(Kind::Pmp, "one", &["--commands", text(&commands)]).await;
-    for (n, (exec, reason)) in [
-        (json!({"command": ["sh", "-c", "exit 0"]}), "NotAllowed"),
-        (json!({"name": "notes"}), "NotAllowed"),
-        (json!({"name": "absent"}), "NotAllowed"),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        clerk.offer("p", &format!("t{n}"), &json!({"x-exec": exec})).await;
-        let (ack, _) = clerk.ack().await;
-        assert_eq!((ack.accepted, ack.reason.as_deref()), (false, Some(reason)), "{exec}");
-    }
-    for (n, (exec, message)) in [
-        (json!({"name": "end", "args": [4]}), "exit status 4"),
-        (json!({"name": "../end"}), "x-exec.name is not the plain name of a command"),
-        (json!({"name": "end", "env": {"LD_PRELOAD": "x"}}), "x-exec.env.LD_PRELOAD is not taken by this runtime"),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        clerk.offer("p", &format!("u{n}"), &json!({"x-exec": exec})).await;
-        clerk.answer(true).await;
-        let state = clerk.end().await;
-        assert_eq!((state.status, state.message.as_deref()), (ReportStatus::Failed, Some(message)), "{exec}");
-    }
-}
-
-/// A server with the rights that docs/operations.md gives, and what they call an operator and a runtime.
-async fn documented_rights() -> (Nats, Clerk, Vec<String>) {
-    let block =
-        blocks(&document("docs/operations.md"), "json").into_iter().find(|block| block.contains("authorization"));
-    let block = block.unwrap().replace("$OPERATOR_PASSWORD", "o-secret").replace("$RUNTIME_PASSWORD", "r-secret");
-    let rights: Value = serde_json::from_str(&block).unwrap();
-    let server = nats(NatsConfig::default().authorization(rights["authorization"].clone())).await;
-    let mut operator = connection(&server);
-    let secret = |text: &str| Secret::Text(text.to_owned());
-    operator.auth = Auth::User { name: secret("operator"), password: secret("o-secret") };
-    let clerk = Clerk::on(&connected(operator).await, &Prefix::default()).await;
-    let password = scratch("rights").join("password");
-    std::fs::write(&password, "r-secret\n").unwrap();
-    let login = ["--nats-user=runtime".to_owned(), format!("--nats-password-file={}", text(&password))];
-    (server, clerk, login.into())
-}
-
-#[tokio::test]
-async fn documented_rights_on_nats_are_enough_for_it() {
-    let (server, mut clerk, login) = documented_rights().await;
-    let place = Place { prefix: Prefix::default(), ..Place::new(&server.url) };
-    let mut arguments: Vec<&str> = login.iter().map(String::as_str).collect();
-    arguments.extend(["--nats-inbox-prefix=_INBOX.one", "--allow-exec"]);
-    let mut runtime = place.runtime(Kind::Pmp, "one", &arguments).await;
-    place.open();
-    for token in ["t1", "t2"] {
-        clerk.offer("p", token, &place.gated()).await;
-        clerk.answer(true).await;
-        assert_eq!(clerk.end().await.status, ReportStatus::Complete);
-    }
-    clerk.control(&json!({"command": "x-report", "x-attempt": "t1"})).await;
-    assert_eq!(clerk.end().await.status, ReportStatus::Complete);
-    runtime.signal(Signal::TERM);
-    assert_eq!(runtime.wait(DEADLINE).await, 0, "{}", runtime.tail());
-}
-
-#[tokio::test]
-async fn without_leave_to_hear_replies_it_says_so_and_takes_nothing() {
-    let (server, mut clerk, login) = documented_rights().await;
-    let place = Place { prefix: Prefix::default(), ..Place::new(&server.url) };
-    let mut command = place.command(Kind::Pmp, "deaf");
-    command.args(&login).arg("--allow-exec");
-    let runtime = Process::start("deaf", &command);
-    eventually(DEADLINE, "the denial is named", async || {
-        let log = runtime.stderr();
-        (log.contains("the bus denies") && log.contains("_INBOX_pmp_")).then_some(())
-    })
-    .await;
-    clerk.offer("p", "t", &place.gated()).await;
-    let mut worker: Vec<&str> = login.iter().map(String::as_str).collect();
-    worker.extend(["--nats-inbox-prefix=_INBOX.one", "--allow-exec", "--label", "site=lab"]);
-    let _worker = place.runtime(Kind::Pmp, "able", &worker).await;
-    clerk.offer("p", "t", &place.gated()).await;
-    assert!(clerk.answer(false).await.runtime.unwrap().starts_with("able-"));
-}
-
-#[tokio::test]
-async fn one_session_is_served_where_one_is_named() {
-    let server = shared_nats().await;
-    let place = Place::new(&server.url);
-    let mut clerk = place.clerk(server).await;
-    let other = Place { url: place.url.clone(), prefix: place.prefix.clone(), dir: scratch("other") };
-    let _elsewhere = other.runtime(Kind::Pmp, "elsewhere", &["--allow-exec", "--session", "s2"]).await;
-    let _here = place.runtime(Kind::Pmp, "here", &["--allow-exec", "--session", "s1", "--label", "a=b"]).await;
-    place.open();
-    clerk.offer("p", "t", &place.gated()).await;
-    let bound = clerk.bind_until_ended(1).await;
-    assert!(bound["t"].starts_with("here-"), "{bound:?}");
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
 }

@@ -32,6 +32,12 @@ pub struct Executed {
     pub token: Option<String>,
 }
 
+/// Which operator process heard something, of which session and phase.
+type Hearing = (String, String, String);
+
+/// Of which token, if any, and what.
+type Said = (Option<String>, ReportStatus);
+
 #[derive(Default)]
 pub struct Checks(Mutex<Inner>);
 
@@ -41,8 +47,7 @@ struct Inner {
     manifests: BTreeMap<String, Arc<Stored>>,
     /// Deleted ones as they were last: an operator that has not seen it goes on with them.
     deleted: Vec<Arc<Stored>>,
-    /// What each operator process heard: process, session, phase, and then tokens with what was said of them.
-    heard: BTreeMap<(String, String, String), Vec<(Option<String>, ReportStatus)>>,
+    heard: BTreeMap<Hearing, Vec<Said>>,
     /// What each token was first said to mean.
     meanings: BTreeMap<String, Value>,
     executed: Vec<Executed>,

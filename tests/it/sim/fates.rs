@@ -344,7 +344,7 @@ impl Inner {
     }
 
     fn stale(&mut self) {
-        self.stale_until = Instant::now() + Duration::from_secs(60);
+        self.stale_until = Instant::now() + Duration::from_mins(1);
     }
 
     /// A few a schedule: a process that dies at every step proves nothing.

@@ -5,7 +5,8 @@
 //! scenario. *Safety*: storms of everything at once, and no promise is broken. *Liveness*: the storm ends, the session
 //! gets where the reference says, and then nothing is written or said any more.
 //!
-//! `PMP_SIM_SCHEDULES=20000` runs more storms, `PMP_SIM_SEED=17` replays one; every failure prints how to replay it.
+//! `PMP_SIM_SCHEDULES=20000` runs more storms, `PMP_SIM_SEED=17` replays one, `PMP_SIM_SCENARIO=chain` keeps to one scenario
+//! where every effect is gone through. A failure lists all that broke and shows the end of the first trace.
 
 mod api;
 mod bus;
@@ -21,7 +22,7 @@ mod world;
 
 use std::sync::Mutex;
 
-use fates::{Climate, Sky};
+use fates::{Climate, Mishap, Sky};
 use rand::{SeedableRng, rngs::SmallRng};
 use scenarios::Scenario;
 use stage::{Mode, Outcome, play};
@@ -33,7 +34,7 @@ pub fn calm_bus() -> pmp::bus::Bus {
 }
 
 /// Storms of one `make test`, of each mode.
-const STORMS: u64 = 1500;
+const STORMS: u64 = 800;
 
 /// Lines of a trace that a failure shows.
 const LINES_SHOWN: usize = 120;
@@ -49,11 +50,8 @@ fn play_all<T: Send + Sync>(jobs: &[T], play: impl Fn(&T) -> (String, Outcome) +
         for lane in 0..2 {
             let (play, broken) = (&play, &broken);
             scope.spawn(move || {
-                for (n, job) in jobs.iter().enumerate().skip(lane).step_by(2) {
+                for job in jobs.iter().skip(lane).step_by(2) {
                     let (what, outcome) = play(job);
-                    if std::env::var("PROGRESS").is_ok() {
-                        eprintln!("{n}/{} {what} {} {}", jobs.len(), outcome.lines.len(), outcome.violations.join(";"));
-                    }
                     if !outcome.violations.is_empty() {
                         broken.lock().expect("nobody panics while holding it").push((what, outcome));
                     }
@@ -100,7 +98,8 @@ fn every_scenario_ends_as_it_should_when_nothing_goes_wrong() {
 #[test]
 fn one_mishap_at_any_effect_of_any_scenario_changes_nothing_in_the_end() {
     let mut jobs = Vec::new();
-    for scenario in &scenarios::ALL {
+    let only = std::env::var("PMP_SIM_SCENARIO").ok();
+    for scenario in scenarios::ALL.iter().filter(|scenario| only.as_ref().is_none_or(|name| name == scenario.name)) {
         let effects = play(scenario, 0, Sky::Calm, Mode::Liveness).effects;
         for (effect, kind) in (1..).zip(effects) {
             jobs.extend(kind.mishaps().iter().map(|&mishap| (scenario, effect, mishap)));
@@ -109,6 +108,16 @@ fn one_mishap_at_any_effect_of_any_scenario_changes_nothing_in_the_end() {
     play_all(&jobs, |&(scenario, effect, mishap)| {
         let what = format!("{}, {mishap:?} at effect {effect}", scenario.name);
         (what, play(scenario, effect, Sky::At { effect, mishap }, Mode::Liveness))
+    });
+}
+
+/// A process that died after its takeover left the next one with a cache that knew of no verdict: it began the finished
+/// session again every second, two writes each, until the cache had caught up.
+#[test]
+fn a_verdict_that_the_cache_has_not_seen_yet_does_not_begin_the_session_again() {
+    let sky = Sky::At { effect: 1, mishap: Mishap::CrashStale };
+    play_all(&[1_u64, 2, 3], |&seed| {
+        ("chain, CrashStale at effect 1".to_owned(), play(&scenarios::ALL[0], seed, sky, Mode::Liveness))
     });
 }
 
@@ -124,7 +133,7 @@ fn after_every_storm_the_session_gets_where_the_reference_says() {
 
 #[test]
 fn the_same_seed_gives_the_same_trace() {
-    for seed in 0..40 {
+    for seed in 0..20 {
         let (scenario, sky) = storm(seed);
         let traces = [(); 2].map(|()| play(scenario, seed, sky, Mode::Safety));
         if traces[0].hash != traces[1].hash {
@@ -132,16 +141,4 @@ fn the_same_seed_gives_the_same_trace() {
             panic!("{}: seed {seed} gave two traces: {differ:#?}", scenario.name);
         }
     }
-}
-
-#[test]
-fn show() {
-    let index: usize = std::env::var("SHOW").unwrap().parse().unwrap();
-    let scenario = &scenarios::ALL[index];
-    let sky = match (number("EFFECT"), number("MISHAP")) {
-        (Some(effect), Some(mishap)) => Sky::At { effect, mishap: fates::Effect::Write.mishaps()[mishap as usize] },
-        _ => Sky::Calm,
-    };
-    let outcome = play(scenario, number("EFFECT").unwrap_or(0), sky, Mode::Liveness);
-    println!("{}\n{:?}", outcome.lines.join("\n"), outcome.violations);
 }

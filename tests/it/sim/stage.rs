@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_mins(30);
 /// How long nothing may happen once all is done.
 const QUIET: Duration = Duration::from_mins(10);
 /// How long a storm lasts, and how long one that is only watched.
-const STORM: Duration = Duration::from_secs(60);
+const STORM: Duration = Duration::from_mins(1);
 
 /// What is asked of a schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,9 +171,13 @@ impl Stage {
     }
 
     async fn violated(&self) {
-        let mut changes = self.0.shared.trace.changes();
-        while !self.0.shared.trace.is_broken() {
-            let _ = changes.changed().await;
+        let trace = &self.0.shared.trace;
+        loop {
+            let changed = trace.changed();
+            if trace.is_broken() {
+                return;
+            }
+            changed.await;
         }
     }
 
@@ -252,11 +256,12 @@ impl Stage {
     }
 
     async fn cut_history(self) {
-        let mut changes = self.0.shared.trace.changes();
-        while changes.changed().await.is_ok() {
+        loop {
+            let changed = self.0.shared.trace.changed();
             if self.0.shared.fates.take_relist() {
                 self.0.api.compact();
             }
+            changed.await;
         }
     }
 
@@ -358,9 +363,12 @@ impl Stage {
     }
 
     async fn until(&self, is: impl Fn(&Self) -> bool) {
-        let mut changes = self.0.shared.trace.changes();
-        while !is(self) {
-            changes.changed().await.expect("the trace outlives the stage");
+        loop {
+            let changed = self.0.shared.trace.changed();
+            if is(self) {
+                return;
+            }
+            changed.await;
         }
     }
 

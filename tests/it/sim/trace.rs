@@ -6,7 +6,10 @@ use std::{
     sync::{Mutex, MutexGuard},
 };
 
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Notify, futures::Notified},
+    time::Instant,
+};
 
 use super::api::Stored;
 
@@ -16,7 +19,7 @@ const LINES_MAX: usize = 60_000;
 pub struct Trace {
     began: Instant,
     inner: Mutex<Inner>,
-    changed: watch::Sender<u64>,
+    changed: Notify,
 }
 
 #[derive(Default)]
@@ -28,7 +31,7 @@ struct Inner {
 
 impl Trace {
     pub fn new() -> Self {
-        Self { began: Instant::now(), inner: Mutex::default(), changed: watch::Sender::new(0) }
+        Self { began: Instant::now(), inner: Mutex::default(), changed: Notify::new() }
     }
 
     pub fn note(&self, what: Arguments<'_>) {
@@ -43,7 +46,7 @@ impl Trace {
         }
         inner.lines.push(line);
         drop(inner);
-        self.changed.send_modify(|count| *count += 1);
+        self.changed.notify_waiters();
     }
 
     /// Something that a promise forbids.
@@ -52,9 +55,9 @@ impl Trace {
         self.inner().violations.push(what);
     }
 
-    /// Rises with every line.
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
+    /// The next line after this call. (Of several who wait the first is woken first: a replay needs that.)
+    pub fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
     }
 
     pub fn violations(&self) -> Vec<String> {

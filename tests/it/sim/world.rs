@@ -108,7 +108,7 @@ impl Door {
     /// Goes on for a process that is alive; a dead one stops here for good.
     pub async fn pass(&self) {
         if self.is_shut() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -270,7 +270,7 @@ fn decoded(text: &str) -> String {
     while let Some((&first, tail)) = rest.split_first() {
         let code = (first == b'%').then(|| tail.get(..2)).flatten();
         let code = code.and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
-        (rest, _) = (if code.is_some() { &tail[2..] } else { tail }, ());
+        rest = if code.is_some() { &tail[2..] } else { tail };
         bytes.push(code.unwrap_or(if first == b'+' { b' ' } else { first }));
     }
     String::from_utf8_lossy(&bytes).into_owned()

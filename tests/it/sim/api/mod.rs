@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use kube::Client;
 use pmp::sessions::Clock;
 use serde_json::Value;
-use tokio::sync::watch as signal;
+use tokio::sync::Notify;
 
 pub use self::store::{Change, Failure, Kind, Stored};
 use self::store::{Key, Part, Preconditions, Store};
@@ -25,15 +25,16 @@ pub struct ApiServer(Arc<Inner>);
 
 struct Inner {
     store: Mutex<Store>,
-    /// Rises with every change, and when the history is cut.
-    changed: signal::Sender<u64>,
+    /// Told of every change, and when the history is cut. A `Notify` wakes in the order in which was waited; a `watch`
+    /// throws dice.
+    changed: Notify,
     clock: Clock,
     shared: Shared,
 }
 
 impl ApiServer {
     pub fn new(clock: Clock, shared: Shared) -> Self {
-        Self(Arc::new(Inner { store: Mutex::default(), changed: signal::Sender::new(0), clock, shared }))
+        Self(Arc::new(Inner { store: Mutex::default(), changed: Notify::new(), clock, shared }))
     }
 
     /// A client whose every call goes through this door.
@@ -49,7 +50,7 @@ impl ApiServer {
     /// Ends all watches and cuts the history: what a watcher has not seen by now it never sees.
     pub fn compact(&self) {
         self.store().compact();
-        self.0.changed.send_modify(|count| *count += 1);
+        self.0.changed.notify_waiters();
     }
 
     /// The resource as it is, as a person reads it.
@@ -91,7 +92,7 @@ impl ApiServer {
         drop(store);
         if let Some(change) = news {
             self.0.shared.committed(&change);
-            self.0.changed.send_modify(|count| *count += 1);
+            self.0.changed.notify_waiters();
         }
         answer
     }

@@ -59,10 +59,9 @@ pub fn start(server: ApiServer, door: Door, wish: Wish) -> Answer {
 
 async fn tell(server: ApiServer, door: Door, wish: Wish, lines: mpsc::UnboundedSender<Bytes>) {
     let until = Instant::now() + wish.timeout;
-    let mut changed = server.0.changed.subscribe();
     let mut seen = wish.from;
     loop {
-        changed.borrow_and_update();
+        let changed = server.0.changed.notified();
         let news = server.store().changes_after(seen).map(<[_]>::to_vec);
         match news {
             Err(failure) => return drop(lines.send(line("ERROR", &failure.status().to_string()))),
@@ -90,7 +89,7 @@ async fn tell(server: ApiServer, door: Door, wish: Wish, lines: mpsc::UnboundedS
         tokio::select! {
             biased;
             () = lines.closed() => return,
-            changed = timeout_at(until, changed.changed()) => if changed.is_err() {
+            changed = timeout_at(until, changed) => if changed.is_err() {
                 break;
             },
         }

@@ -39,7 +39,7 @@ impl Client {
     async fn send(&self, message: Message) -> Result<(), Error> {
         self.door.pass().await;
         self.check(&message)?;
-        self.nats.take(&self.door, message);
+        self.nats.take(&self.door, &message);
         self.door.pass().await;
         Ok(())
     }
@@ -53,7 +53,7 @@ impl Client {
         let (sender, receiver) = oneshot::channel();
         self.nats.state().waiting.insert(inbox.clone(), (self.id, sender));
         let _forget = Waiting { nats: &self.nats, inbox };
-        self.nats.take(&self.door, message);
+        self.nats.take(&self.door, &message);
         let answer = tokio::time::timeout(timeout, receiver).await;
         self.door.pass().await;
         match answer {

@@ -108,16 +108,16 @@ impl Nats {
     }
 
     /// Takes a message from a client whose link is up, and does with it as fate has it.
-    fn take(&self, door: &Door, message: Message) {
+    fn take(&self, door: &Door, message: &Message) {
         let shared = &self.0.shared;
-        let weight = weight(door, &message);
+        let weight = weight(door, message);
         let fate = shared.fates.publish(door, weight);
         if weight == Weight::Asks {
             self.mend_runtimes();
         }
         if weight != Weight::Probe {
-            note(shared, door, &message, &fate);
-            shared.judged(shared.checks.said(door, &message));
+            note(shared, door, message, &fate);
+            shared.judged(shared.checks.said(door, message));
         }
         let times = if fate.lost { 0 } else { 1 + usize::from(fate.twice) };
         for _ in 0..times {

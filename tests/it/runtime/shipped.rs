@@ -1,0 +1,153 @@
+//! What only `pmp runtime` has: commands from a directory, one session, its rights on NATS, a second signal.
+
+use std::{os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
+
+use pmp::{
+    bus::{Auth, Secret},
+    engine::ReportStatus,
+    protocol::Prefix,
+};
+use serde_json::{Value, json};
+
+use super::{
+    Clerk, DEADLINE,
+    processes::{Kind, Place, grant},
+};
+use crate::{
+    bus::{connected, options as connection},
+    docs::{blocks, text as document},
+    support::{Nats, NatsConfig, Process, Signal, alive, eventually, nats, scratch, shared_nats},
+};
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once() {
+    let server = shared_nats().await;
+    let place = Place::new(&server.url);
+    let mut clerk = place.clerk(server).await;
+    let mut runtime = place.runtime(Kind::Pmp, "one", &["--allow-exec", "--drain-timeout", "10m"]).await;
+    clerk.offer("p", "t", &place.gated()).await;
+    grant(&mut clerk).await;
+    place.until_begun(1).await;
+    runtime.signal(Signal::TERM);
+    eventually(DEADLINE, "it drains", async || runtime.stderr().contains("draining").then_some(())).await;
+    runtime.signal(Signal::INT);
+    assert_eq!(runtime.wait(Duration::from_secs(5)).await, 130);
+    let pid = place.begun()[0];
+    eventually(DEADLINE, "the child goes with it", async || (!alive(pid)).then_some(())).await;
+}
+
+#[tokio::test]
+async fn only_commands_of_its_directory_are_run_and_their_surroundings_are_its_own() {
+    let server = shared_nats().await;
+    let place = Place::new(&server.url);
+    let commands = scratch("commands");
+    let write = |name: &str, mode: u32| {
+        let file = commands.join(name);
+        std::fs::write(&file, "#!/bin/sh\nexit \"$1\"\n").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    write("end", 0o755);
+    write("notes", 0o644);
+    let mut clerk = place.clerk(server).await;
+    let _runtime = place.runtime(Kind::Pmp, "one", &["--commands", text(&commands)]).await;
+    for (n, (exec, reason)) in [
+        (json!({"command": ["sh", "-c", "exit 0"]}), "NotAllowed"),
+        (json!({"name": "notes"}), "NotAllowed"),
+        (json!({"name": "absent"}), "NotAllowed"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        clerk.offer("p", &format!("t{n}"), &json!({"x-exec": exec})).await;
+        let (ack, _) = clerk.ack().await;
+        assert_eq!((ack.accepted, ack.reason.as_deref()), (false, Some(reason)), "{exec}");
+    }
+    for (n, (exec, message)) in [
+        (json!({"name": "end", "args": [4]}), "exit status 4"),
+        (json!({"name": "../end"}), "x-exec.name is not the plain name of a command"),
+        (json!({"name": "end", "env": {"LD_PRELOAD": "x"}}), "x-exec.env.LD_PRELOAD is not taken by this runtime"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        clerk.offer("p", &format!("u{n}"), &json!({"x-exec": exec})).await;
+        clerk.answer(true).await;
+        let state = clerk.end().await;
+        assert_eq!((state.status, state.message.as_deref()), (ReportStatus::Failed, Some(message)), "{exec}");
+    }
+}
+
+/// A server with the rights that docs/operations.md gives, and what they call an operator and a runtime.
+async fn documented_rights() -> (Nats, Clerk, Vec<String>) {
+    let block =
+        blocks(&document("docs/operations.md"), "json").into_iter().find(|block| block.contains("authorization"));
+    let block = block.unwrap().replace("$OPERATOR_PASSWORD", "o-secret").replace("$RUNTIME_PASSWORD", "r-secret");
+    let rights: Value = serde_json::from_str(&block).unwrap();
+    let server = nats(NatsConfig::default().authorization(rights["authorization"].clone())).await;
+    let mut operator = connection(&server);
+    let secret = |text: &str| Secret::Text(text.to_owned());
+    operator.inbox_prefix = "_INBOX_pmp-operator.one".to_owned();
+    operator.auth = Auth::User { name: secret("operator"), password: secret("o-secret") };
+    let clerk = Clerk::on(&connected(operator).await, &Prefix::default()).await;
+    let password = scratch("rights").join("password");
+    std::fs::write(&password, "r-secret\n").unwrap();
+    let login = ["--nats-user=runtime".to_owned(), format!("--nats-password-file={}", text(&password))];
+    (server, clerk, login.into())
+}
+
+#[tokio::test]
+async fn documented_rights_on_nats_are_enough_for_it() {
+    let (server, mut clerk, login) = documented_rights().await;
+    let place = Place { prefix: Prefix::default(), ..Place::new(&server.url) };
+    let mut arguments: Vec<&str> = login.iter().map(String::as_str).collect();
+    arguments.push("--allow-exec");
+    let mut runtime = place.runtime(Kind::Pmp, "one", &arguments).await;
+    place.open();
+    for token in ["t1", "t2"] {
+        clerk.offer("p", token, &place.gated()).await;
+        clerk.answer(true).await;
+        assert_eq!(clerk.end().await.status, ReportStatus::Complete);
+    }
+    clerk.control(&json!({"command": "x-report", "x-attempt": "t1"})).await;
+    assert_eq!(clerk.end().await.status, ReportStatus::Complete);
+    runtime.signal(Signal::TERM);
+    assert_eq!(runtime.wait(DEADLINE).await, 0, "{}", runtime.tail());
+}
+
+#[tokio::test]
+async fn without_leave_to_hear_replies_it_says_so_and_takes_nothing() {
+    let (server, mut clerk, login) = documented_rights().await;
+    let place = Place { prefix: Prefix::default(), ..Place::new(&server.url) };
+    let mut command = place.command(Kind::Pmp, "deaf");
+    command.args(&login).args(["--nats-inbox-prefix=_INBOX_other", "--allow-exec"]);
+    let runtime = Process::start("deaf", &command);
+    eventually(DEADLINE, "the denial is named", async || {
+        let log = runtime.stderr();
+        (log.contains("the bus denies") && log.contains("_INBOX_other.")).then_some(())
+    })
+    .await;
+    clerk.offer("p", "t", &place.gated()).await;
+    let mut worker: Vec<&str> = login.iter().map(String::as_str).collect();
+    worker.extend(["--allow-exec", "--label", "site=lab"]);
+    let _worker = place.runtime(Kind::Pmp, "able", &worker).await;
+    clerk.offer("p", "t", &place.gated()).await;
+    assert!(clerk.answer(false).await.runtime.unwrap().starts_with("able-"));
+}
+
+#[tokio::test]
+async fn one_session_is_served_where_one_is_named() {
+    let server = shared_nats().await;
+    let place = Place::new(&server.url);
+    let mut clerk = place.clerk(server).await;
+    let other = Place { url: place.url.clone(), prefix: place.prefix.clone(), dir: scratch("other") };
+    let _elsewhere = other.runtime(Kind::Pmp, "elsewhere", &["--allow-exec", "--session", "s2"]).await;
+    let _here = place.runtime(Kind::Pmp, "here", &["--allow-exec", "--session", "s1", "--label", "a=b"]).await;
+    place.open();
+    clerk.offer("p", "t", &place.gated()).await;
+    let bound = clerk.bind_until_ended(1).await;
+    assert!(bound["t"].starts_with("here-"), "{bound:?}");
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
