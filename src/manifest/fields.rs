@@ -118,8 +118,7 @@ impl Findings {
     pub fn object<'t>(&mut self, node: &'t Node<'t>, path: &Path<'_>, what: &str) -> Option<&'t [Entry<'t>]> {
         match &node.tree {
             Tree::Map(entries) => Some(entries),
-            Tree::Null => Some(&[]),
-            Tree::List([]) => Some(&[]),
+            Tree::Null | Tree::List([]) => Some(&[]),
             _ => {
                 self.wrong_type(node, path, what, "an object");
                 None

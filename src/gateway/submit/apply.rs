@@ -39,7 +39,7 @@ pub async fn post_apply(State(gateway): State<Gateway>, request: Request) -> Res
     let digest = query.text("digest").map(str::parse::<Digest>).transpose();
     let digest = digest.map_err(|error| bad("digest", error.to_string()))?;
     ignore_body(&parts.headers, stream).await?;
-    gateway.in_time(gateway.apply(&query, digest)).await
+    gateway.in_time(Box::pin(gateway.apply(&query, digest))).await
 }
 
 impl Gateway {
