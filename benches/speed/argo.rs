@@ -117,12 +117,12 @@ impl Argo {
         };
         // Also proves that its caches are filled.
         let warm_up = Load { name: "warm-up", manifests: 1, shape: Shape::Chain(3) };
-        let warm = run(job(objects(&warm_up))).await;
+        let warm = Box::pin(run(job(objects(&warm_up)))).await;
         if !warm.ok {
             eprintln!("three steps were not run by Argo: {}", controller.tail());
         }
         begun.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        let mut figures = run(job(objects(load))).await;
+        let mut figures = Box::pin(run(job(objects(load)))).await;
         if let (Shape::Chain(_), 1) = (load.shape, load.manifests) {
             figures.hop = Some(Hop::of(&begun.lock().unwrap_or_else(PoisonError::into_inner), None));
         }

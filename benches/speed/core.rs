@@ -42,17 +42,17 @@ pub fn measure(phases: usize, runs: usize) -> CoreRow {
     // The system counts CPU in steps of some milliseconds: what takes less is done many times.
     let times = (BATCH_PHASES / phases).max(1);
     for _ in 0..runs {
-        let (mut parsed, mut walked) = (Duration::ZERO, Duration::ZERO);
+        let (mut reading, mut walking) = (Duration::ZERO, Duration::ZERO);
         for _ in 0..times {
             let began = own_cpu();
             let plan = parse(text.as_bytes(), Format::Json, OtherKinds::Refuse).expect("the text is a manifest").plan;
-            parsed += own_cpu() - began;
-            walked += walk(Arc::new(plan));
+            reading += own_cpu().saturating_sub(began);
+            walking += walk(Arc::new(plan));
         }
         let each = |sum: Duration| millis(sum) / f64::from(u32::try_from(times).unwrap_or(u32::MAX));
-        parses.push(each(parsed));
-        walks.push(each(walked));
-        totals.push(each(parsed + walked));
+        parses.push(each(reading));
+        walks.push(each(walking));
+        totals.push(each(reading + walking));
     }
     CoreRow {
         phases,
@@ -84,7 +84,7 @@ fn walk(plan: Arc<Plan>) -> Duration {
         }
     }
     assert_eq!(verdict, Some(Verdict::Succeeded), "every phase was done");
-    own_cpu() - began
+    own_cpu().saturating_sub(began)
 }
 
 /// CPU that this thread has used: what it takes on a machine that is its own, whatever others do meanwhile.

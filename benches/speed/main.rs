@@ -137,11 +137,11 @@ async fn on_servers(args: &Args, report: &mut Report) {
 
 /// Ours and Argo's runs by turns, so that a change of the machine's mood meets both.
 async fn peers(args: &Args, cluster: &Cluster, report: &mut Report) {
-    let argo = match Argo::set_up(cluster).await {
-        Ok(argo) => argo,
+    let peer = match Argo::set_up(cluster).await {
+        Ok(peer) => peer,
         Err(why) => return report.left_out.push(format!("Argo Workflows: {why}")),
     };
-    report.versions.push(("argo".to_owned(), argo.version.trim_start_matches('v').to_owned()));
+    report.versions.push(("argo".to_owned(), peer.version.trim_start_matches('v').to_owned()));
     let nats = BusMode::Plain.server().await;
     for load in args.loads() {
         let mut ours = row("pmp", BusMode::Plain.as_str(), load, PEER_PAUSE);
@@ -150,7 +150,7 @@ async fn peers(args: &Args, cluster: &Cluster, report: &mut Report) {
             let one = walk(args, cluster, &nats, BusMode::Plain, load, PEER_PAUSE, 1).await;
             ours.runs.extend(one.runs);
             settle(args, &format!("{} under Argo", load.name)).await;
-            theirs.runs.push(argo.measure(cluster, load, PEER_PAUSE).await);
+            theirs.runs.push(Box::pin(peer.measure(cluster, load, PEER_PAUSE)).await);
         }
         report.walks.extend([ours, theirs]);
     }
@@ -168,7 +168,7 @@ async fn walk(
     let mut row = row("pmp", mode.as_str(), load, pause);
     for _ in 0..runs {
         settle(args, &format!("{} over {} NATS", load.name, mode.as_str())).await;
-        row.runs.push(ours::measure(cluster, nats, mode, load, pause).await);
+        row.runs.push(Box::pin(ours::measure(cluster, nats, mode, load, pause)).await);
     }
     row
 }

@@ -31,7 +31,7 @@ pub async fn measure(cluster: &Cluster, nats: &Nats, mode: BusMode, load: &Load,
         controller: operator.process.pid(),
     };
     let warm_up = Load { name: "warm-up", manifests: 1, shape: Shape::Chain(3) };
-    let warm = run(job(objects(&warm_up))).await;
+    let warm = Box::pin(run(job(objects(&warm_up)))).await;
     assert!(warm.ok, "three phases were not run: {}", operator.process.tail());
     let floor = match (mode, load.shape) {
         // Beside work that takes its time the floor says nothing.
@@ -40,7 +40,7 @@ pub async fn measure(cluster: &Cluster, nats: &Nats, mode: BusMode, load: &Load,
         (BusMode::Jetstream, Shape::Chain(_)) => Some(reply_through_stream(&nats.url, FLOOR_ROUNDS).await),
         _ => None,
     };
-    let mut figures = run(job(objects(load))).await;
+    let mut figures = Box::pin(run(job(objects(load)))).await;
     if !figures.ok {
         eprintln!("{} did not end well under the operator: {}", load.name, operator.process.tail());
     }

@@ -250,8 +250,8 @@ fn versions() -> Vec<(String, String)> {
     for name in ["kube-apiserver", "etcd", "nats-server"] {
         let said = Command::new(tool(name)).arg("--version").output().map(|ran| ran.stdout).unwrap_or_default();
         let said = String::from_utf8_lossy(&said);
-        let version = said.split_whitespace().map(|word| word.trim_start_matches('v'));
-        let version = version.filter(|word| word.starts_with(|c: char| c.is_ascii_digit())).next();
+        let mut words = said.split_whitespace().map(|word| word.trim_start_matches('v'));
+        let version = words.find(|word| word.starts_with(|c: char| c.is_ascii_digit()));
         versions.push((name.to_owned(), version.unwrap_or("unknown").to_owned()));
     }
     versions
