@@ -86,7 +86,7 @@ async fn documented_rights() -> (Nats, Clerk, Vec<String>) {
     let server = nats(NatsConfig::default().authorization(rights["authorization"].clone())).await;
     let mut operator = connection(&server);
     let secret = |text: &str| Secret::Text(text.to_owned());
-    operator.inbox_prefix = "_INBOX_pmp-operator.one".to_owned();
+    "_INBOX_pmp-operator.one".clone_into(&mut operator.inbox_prefix);
     operator.auth = Auth::User { name: secret("operator"), password: secret("o-secret") };
     let clerk = Clerk::on(&connected(operator).await, &Prefix::default()).await;
     let password = scratch("rights").join("password");

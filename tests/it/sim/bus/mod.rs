@@ -41,7 +41,8 @@ struct State {
     members: BTreeMap<u64, Member>,
     /// Requests that wait, by their inbox: whose, and where to.
     waiting: HashMap<String, (u64, oneshot::Sender<Option<Message>>)>,
-    turn: usize,
+    /// By queue group.
+    turns: BTreeMap<String, usize>,
 }
 
 struct Connected {
@@ -190,18 +191,22 @@ impl State {
 
     /// All who listen for themselves, and one of each queue group.
     fn listeners(&mut self, subject: &str) -> Vec<u64> {
-        let mut groups: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
+        let mut groups: BTreeMap<String, Vec<u64>> = BTreeMap::new();
         let mut to = Vec::new();
         for (&id, member) in &self.members {
             if matches(&member.pattern, subject) && self.is_up(member.client) {
                 match &member.queue {
                     None => to.push(id),
-                    Some(queue) => groups.entry(queue).or_default().push(id),
+                    Some(queue) => groups.entry(queue.clone()).or_default().push(id),
                 }
             }
         }
-        to.extend(groups.values().map(|members| members[self.turn % members.len()]));
-        self.turn = self.turn.wrapping_add(1);
+        // In turn: what is said again goes to whoever has not heard it, which is the worst that can happen.
+        for (queue, members) in groups {
+            let turn = self.turns.entry(queue).or_default();
+            to.push(members[*turn % members.len()]);
+            *turn += 1;
+        }
         to
     }
 }
