@@ -74,7 +74,8 @@ bench: servers ## How fast we are, on real servers, beside Argo where it was bui
 bench-peers: ## Build Argo's own controller for `make bench`: ten to twenty minutes, at the lowest priority
 	$(call stage,build the peers,benches/peers/build)
 
-soak: testbed ## The long form: the operator killed 500 times within 30 minutes (SOAK_KILLS=500 SOAK_SECONDS=1800)
+soak: testbed ## The long form: the operator killed 500 times within 30 minutes, and 200,000 storms (SOAK_KILLS=500 SOAK_SECONDS=1800)
+	$(call stage,play 200000 storms over the whole operator,PMP_SIM_SCHEDULES=200000 $(CARGO) test --release --quiet --test it sim::)
 	$(call stage,kill the operator $(SOAK_KILLS) times within $(SOAK_SECONDS) s,PMP_SOAK_KILLS=$(SOAK_KILLS) PMP_SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --quiet --test it faults::soak::)
 
 deny: ## Licences, bans and advisories of the dependencies (needs cargo-deny)
