@@ -34,7 +34,7 @@ pub fn calm_bus() -> pmp::bus::Bus {
 }
 
 /// Storms of one `make test`, of each mode.
-const STORMS: u64 = 800;
+const STORMS: u64 = 500;
 
 /// Lines of a trace that a failure shows.
 const LINES_SHOWN: usize = 120;
