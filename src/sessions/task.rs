@@ -341,6 +341,12 @@ impl Task {
             Order::Obey { generation, settings, requests, edit } => {
                 self.reframe(generation, None, false);
                 if let Some(edit) = edit {
+                    let current = self.session.settings();
+                    if settings.shutdown.is_none() && current.shutdown.is_some() {
+                        // First, or the new revision would be shut down as it starts. By itself this revives nothing.
+                        let cleared = Settings { shutdown: None, ..current.clone() };
+                        self.feed(Input::Settings(Box::new(cleared))).await;
+                    }
                     self.feed(Input::Edit(edit)).await;
                 }
                 self.feed(Input::Settings(settings)).await;

@@ -17,6 +17,7 @@ mod layers;
 mod lifecycle;
 mod model;
 mod operator;
+mod orders;
 mod resource;
 mod run;
 mod runtime;

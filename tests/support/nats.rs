@@ -89,7 +89,9 @@ pub async fn nats(config: NatsConfig) -> Nats {
     let mut settings = config.settings;
     settings.insert("listen".to_owned(), json!(format!("127.0.0.1:{port}")));
     if config.jetstream {
-        settings.insert("jetstream".to_owned(), json!({"store_dir": dir.join("store")}));
+        // Streams set their largest size aside, and every test has its own: more than a small disk has, though none fills it.
+        let store = json!({"store_dir": dir.join("store"), "max_file_store": 1_u64 << 44});
+        settings.insert("jetstream".to_owned(), store);
     }
     let mut server = Nats {
         url: format!("nats://127.0.0.1:{port}"),

@@ -14,7 +14,12 @@ mod steering;
 mod streams;
 mod submit;
 
-use std::{net::SocketAddr, path::PathBuf, process::Command, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use kube::Api;
 use pmp::resource::PhaseManifest;
@@ -110,11 +115,18 @@ impl Front {
     /// GET /status once this is so.
     pub async fn until(&self, session: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
         let target = format!("/status?session={session}");
-        eventually(SOON, what, async || {
-            let answer = self.call("GET", &target).try_send().await.filter(|answer| answer.code == 200)?;
-            Some(answer.json()).filter(|state| is_so(state))
-        })
-        .await
+        let mut last = Value::Null;
+        let began = Instant::now();
+        while began.elapsed() < SOON {
+            if let Some(answer) = self.call("GET", &target).try_send().await.filter(|answer| answer.code == 200) {
+                last = answer.json();
+                if is_so(&last) {
+                    return last;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("not within {SOON:?}: {what}; last {last:#}");
     }
 
     pub async fn until_state(&self, session: &str, state: &str) -> Value {
