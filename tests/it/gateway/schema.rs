@@ -78,7 +78,8 @@ async fn schemathesis_finds_no_5xx_and_no_answer_that_is_not_described() {
     command.args(["--phases", "examples,coverage,fuzzing", "--max-examples", "40", "--request-timeout", "20"]);
     let checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,\
                   response_headers_conformance,unsupported_method,allow_header_conformance";
-    command.args(["--checks", checks, "--workers", "2", "--suppress-health-check", "all", "--warnings", "off"]);
+    // One worker: two threads that read syntax trees at once confuse each other in Python 3.11.
+    command.args(["--checks", checks, "--workers", "1", "--suppress-health-check", "all", "--warnings", "off"]);
     command.args(["--continue-on-failure", "--no-color"]).current_dir(&dir);
     let mut run = Process::start("schemathesis", &command);
     let code = run.wait(RUN_DEADLINE).await;
