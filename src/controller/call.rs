@@ -9,7 +9,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use kube::core::Status;
+use kube::core::{ObjectMeta, Status};
 
 use crate::resource::PhaseManifest;
 
@@ -116,10 +116,17 @@ pub fn tally() -> Vec<(&'static str, Outcome, u64)> {
     tally.iter().map(|(&(what, outcome), &count)| (what, outcome, count)).collect()
 }
 
-/// The object's metadata alone, for tasks that live as long as a session and need to know which object is theirs: spec
-/// and status of ten small phases take some 10 KiB, and would be held twice for each of ten thousand sessions.
+/// Which object it is and no more, for what lives as long as a session: spec, status and the fields' owners of ten small
+/// phases take some 10 KiB, and would be held twice for each of ten thousand sessions.
 pub(crate) fn identity(object: &PhaseManifest) -> PhaseManifest {
-    PhaseManifest { metadata: object.metadata.clone(), ..PhaseManifest::default() }
+    let metadata = ObjectMeta {
+        name: object.metadata.name.clone(),
+        namespace: object.metadata.namespace.clone(),
+        uid: object.metadata.uid.clone(),
+        resource_version: object.metadata.resource_version.clone(),
+        ..ObjectMeta::default()
+    };
+    PhaseManifest { metadata, ..PhaseManifest::default() }
 }
 
 /// Where the object is, as the API server wrote it; empty only for one that was never stored.

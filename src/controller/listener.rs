@@ -37,32 +37,50 @@ pub struct Voice {
 
 impl Voice {
     pub fn of(&self, object: &PhaseManifest) -> impl Listener + use<> {
-        let (labels, labels_out) = mpsc::channel(LABELS_MAX);
-        let labeller = Labeller {
-            client: self.client.clone(),
-            object: identity(object),
-            rules: self.label_rules.clone(),
-            events: self.events.session(&regarding(object)),
-        };
-        tokio::spawn(labeller.run(labels_out));
         SessionVoice {
             events: self.events.session(&regarding(object)),
+            all_events: self.events.clone(),
             roster: self.roster.clone(),
             passed_on: self.passed_on.clone(),
-            labels,
-            namespace: namespace(object).to_owned(),
-            name: name(object).to_owned(),
+            labels: Labels { client: self.client.clone(), rules: self.label_rules.clone(), queue: None },
+            object: identity(object),
         }
     }
 }
 
 struct SessionVoice {
     events: SessionEvents,
+    all_events: Events,
     roster: Roster,
     passed_on: mpsc::Sender<InboundMessage>,
-    labels: mpsc::Sender<BTreeMap<String, String>>,
-    namespace: String,
-    name: String,
+    labels: Labels,
+    object: PhaseManifest,
+}
+
+/// The way to the labeller, which is started for the first label: most sessions never have one.
+struct Labels {
+    client: Client,
+    rules: LabelRules,
+    queue: Option<mpsc::Sender<BTreeMap<String, String>>>,
+}
+
+impl Labels {
+    fn put(&mut self, labels: BTreeMap<String, String>, object: &PhaseManifest, events: &Events) {
+        let queue = self.queue.get_or_insert_with(|| {
+            let (queue, labels) = mpsc::channel(LABELS_MAX);
+            let labeller = Labeller {
+                client: self.client.clone(),
+                object: object.clone(),
+                rules: self.rules.clone(),
+                events: events.session(&regarding(object)),
+            };
+            tokio::spawn(labeller.run(labels));
+            queue
+        });
+        if queue.try_send(labels).is_err() {
+            tracing::warn!(resource = name(object), "too many labels are waiting to be put; some are not");
+        }
+    }
 }
 
 impl Listener for SessionVoice {
@@ -72,8 +90,9 @@ impl Listener for SessionVoice {
             Output::Transition(transition) => {
                 let is_done = matches!(transition.to, PhaseState::Complete | PhaseState::Skipped) || transition.ignored;
                 if is_done {
-                    let wait = ExternalWait { manifest: self.name.clone(), phase: transition.phase.clone() };
-                    self.roster.release(&self.namespace, &wait);
+                    let manifest = name(&self.object).to_owned();
+                    let wait = ExternalWait { manifest, phase: transition.phase.clone() };
+                    self.roster.release(namespace(&self.object), &wait);
                 }
             }
             Output::Handler(effect) => {
@@ -83,8 +102,8 @@ impl Listener for SessionVoice {
                     HandlerKind::Success => &spec.on_success.labels,
                     HandlerKind::Held => return,
                 };
-                if !labels.is_empty() && self.labels.try_send(labels.clone()).is_err() {
-                    tracing::warn!(resource = self.name, "too many labels are waiting to be put; some are not");
+                if !labels.is_empty() {
+                    self.labels.put(labels.clone(), &self.object, &self.all_events);
                 }
             }
             _ => {}
@@ -94,7 +113,10 @@ impl Listener for SessionVoice {
     fn pass_on(&mut self, message: InboundMessage) {
         // Whoever asked hears nothing and asks again; a command is sent again by whoever meant it.
         if self.passed_on.try_send(message).is_err() {
-            tracing::warn!(resource = self.name, "too many commands and requests are waiting; one was dropped");
+            tracing::warn!(
+                resource = name(&self.object),
+                "too many commands and requests are waiting; one was dropped"
+            );
         }
     }
 }

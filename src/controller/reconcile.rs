@@ -448,7 +448,8 @@ impl Context {
                 }
                 None => {
                     tracing::error!(resource = name(&object), "the session task panicked; the object is set aside");
-                    set_aside(&client, &object, "its session ended by a defect of the operator", clock).await;
+                    // Boxed: the task is as large as the largest of its futures, and waits for as long as the session runs.
+                    Box::pin(set_aside(&client, &object, "its session ended by a defect of the operator", clock)).await;
                 }
             }
         });

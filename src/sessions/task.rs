@@ -207,12 +207,13 @@ pub fn spawn(bus: Bus, inbound: &InboundHandle, start: Start, store: impl Store,
 }
 
 /// Saves pictures one at a time, beside the session, which must not wait for it.
-fn start_writer(mut store: impl Store) -> (mpsc::Sender<Picture>, mpsc::Receiver<Result<(), StoreError>>) {
-    let (pictures, mut pictures_in) = mpsc::channel::<Picture>(1);
+/// Boxed, because a channel has room for 32 of what it carries from the beginning: 7 KiB of pictures for each session.
+fn start_writer(mut store: impl Store) -> (mpsc::Sender<Box<Picture>>, mpsc::Receiver<Result<(), StoreError>>) {
+    let (pictures, mut pictures_in) = mpsc::channel::<Box<Picture>>(1);
     let (results, saved) = mpsc::channel(1);
     tokio::spawn(async move {
         while let Some(picture) = pictures_in.recv().await {
-            let result = store.save(picture).await;
+            let result = store.save(*picture).await;
             if results.send(result).await.is_err() {
                 return;
             }
@@ -254,7 +255,7 @@ struct Task {
     /// Another process believes that it holds the session: from this change of the frame on, a write says who does.
     challenged: Option<u64>,
     frame: Frame,
-    pictures: mpsc::Sender<Picture>,
+    pictures: mpsc::Sender<Box<Picture>>,
     pace: Pace,
     urgency: Urgency,
     saving: Option<(Version, Instant)>,
@@ -621,7 +622,7 @@ impl Task {
         }
         let version = self.version();
         let picture = self.picture();
-        if self.pictures.try_send(picture).is_ok() {
+        if self.pictures.try_send(Box::new(picture)).is_ok() {
             let now = Instant::now();
             self.saving = Some((version, now));
             self.urgency = Urgency::Paced;
@@ -701,7 +702,7 @@ impl Task {
         }
         if self.is_unsaved() {
             let picture = self.picture();
-            if self.pictures.try_send(picture).is_ok() {
+            if self.pictures.try_send(Box::new(picture)).is_ok() {
                 saved.recv().await;
             }
         }
