@@ -207,6 +207,7 @@ pub fn spawn(bus: Bus, inbound: &InboundHandle, start: Start, store: impl Store,
 }
 
 /// Saves pictures one at a time, beside the session, which must not wait for it.
+///
 /// Boxed, because a channel has room for 32 of what it carries from the beginning: 7 KiB of pictures for each session.
 fn start_writer(mut store: impl Store) -> (mpsc::Sender<Box<Picture>>, mpsc::Receiver<Result<(), StoreError>>) {
     let (pictures, mut pictures_in) = mpsc::channel::<Box<Picture>>(1);
