@@ -1,6 +1,6 @@
 //! `pmp gateway`: the HTTP endpoints without an operator, beside one session or for some namespaces.
 
-use std::{net::SocketAddr, process::ExitCode, time::Duration};
+use std::{net::SocketAddr, process::ExitCode};
 
 use anyhow::Context as _;
 use futures::StreamExt as _;
@@ -10,7 +10,7 @@ use super::{
     cluster::ClusterArgs,
     filled,
     nats::NatsArgs,
-    process::{LogArgs, signals},
+    process::{LogArgs, run_to_end, signals},
 };
 use crate::{
     bus::Bus,
@@ -18,9 +18,6 @@ use crate::{
     gateway::{self, Bound, Bounds, Options, Rates, Role, logs::Logs, serve},
     protocol::{Prefix, SessionId},
 };
-
-/// For what is left of the async runtime at the end.
-const REST: Duration = Duration::from_secs(1);
 
 /// What every verb that serves HTTP takes.
 #[derive(Debug, clap::Args)]
@@ -74,9 +71,6 @@ pub struct Args {
     gateway: GatewayArgs,
     #[command(flatten)]
     nats: NatsArgs,
-    /// What stands before the session id in every subject
-    #[arg(long, env = "PMP_SUBJECT_PREFIX", value_name = "PREFIX", default_value = "plan.session")]
-    subject_prefix: String,
     #[command(flatten)]
     pub log: LogArgs,
     #[command(flatten)]
@@ -85,10 +79,7 @@ pub struct Args {
 
 /// Runs until a signal.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let tokio = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
-    let ended = tokio.block_on(live(args));
-    tokio.shutdown_timeout(REST);
-    ended
+    run_to_end(live(args))
 }
 
 async fn live(args: &Args) -> anyhow::Result<ExitCode> {
@@ -96,7 +87,7 @@ async fn live(args: &Args) -> anyhow::Result<ExitCode> {
     let (heart, stop) = (Heart::new(), CancellationToken::new());
     // Judged before anything is waited for.
     let address = args.gateway.address()?;
-    let prefix = Prefix::new(&args.subject_prefix).context("--subject-prefix")?;
+    let prefix = args.nats.prefix()?;
     let selector = args.label_selector.as_deref().filter(|text| !text.is_empty()).map(Selector::new).transpose();
     let selector = selector.context("--label-selector")?;
     let mut namespaces = filled(&args.namespaces);

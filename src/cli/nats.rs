@@ -2,10 +2,13 @@
 
 use std::path::PathBuf;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 
 use super::filled;
-use crate::bus::{Auth, ConnectOptions, Secret, Tls};
+use crate::{
+    bus::{Auth, ConnectOptions, Secret, Tls},
+    protocol::Prefix,
+};
 
 /// Where NATS is if nobody says.
 const DEFAULT_URL: &str = "nats://127.0.0.1:4222";
@@ -54,9 +57,16 @@ pub struct NatsArgs {
     /// Subject prefix of replies: the user needs leave to subscribe to <PREFIX>.> [default: _INBOX_pmp-<verb>]
     #[arg(long = "nats-inbox-prefix", env = "NATS_INBOX_PREFIX", value_name = "PREFIX")]
     inbox_prefix: Option<String>,
+    /// What stands before the session id in every subject
+    #[arg(long, env = "PMP_SUBJECT_PREFIX", value_name = "PREFIX", default_value = "plan.session")]
+    subject_prefix: String,
 }
 
 impl NatsArgs {
+    pub fn prefix(&self) -> anyhow::Result<Prefix> {
+        Prefix::new(&self.subject_prefix).context("--subject-prefix")
+    }
+
     /// Whether somebody said where NATS is, for verbs that can do without.
     pub fn is_given(&self) -> bool {
         !filled(&self.urls).is_empty()

@@ -12,20 +12,17 @@ use super::{
     filled,
     gateway::{GatewayArgs, logs, serve_at},
     nats::NatsArgs,
-    process::{LogArgs, process_name, signals},
+    process::{LogArgs, process_name, run_to_end, signals},
 };
 use crate::{
     bus::Bus,
     controller::{self, Options, Scope, Selector, View, heart::Heart, labels::LabelRules},
     gateway::{self, Role, health, serve},
-    protocol::Prefix,
     sessions::Clock,
 };
 
 /// How long the sessions may take to store what they know after the first signal; a pod is given 30 s.
 const DRAIN: Duration = Duration::from_secs(10);
-/// For what is left of the runtime then.
-const REST: Duration = Duration::from_secs(1);
 
 /// Runs the operator: watches PhaseManifests and runs their sessions over NATS.
 ///
@@ -35,9 +32,6 @@ const REST: Duration = Duration::from_secs(1);
 pub struct Args {
     #[command(flatten)]
     nats: NatsArgs,
-    /// What stands before the session id in every subject
-    #[arg(long, env = "PMP_SUBJECT_PREFIX", value_name = "PREFIX", default_value = "plan.session")]
-    subject_prefix: String,
     /// Run the resources of this namespace only; default is all [repeatable]
     #[arg(long = "namespace", short, env = "PMP_NAMESPACES", value_name = "NAMESPACE", value_delimiter = ',')]
     namespaces: Vec<String>,
@@ -60,10 +54,7 @@ pub struct Args {
 
 /// Runs until a signal, or until the operator cannot go on.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let tokio = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
-    let ended = tokio.block_on(live(args));
-    tokio.shutdown_timeout(REST);
-    ended
+    run_to_end(live(args))
 }
 
 /// Health answers from the first moment to the last, so that whoever watches sees the whole life of the process.
@@ -126,7 +117,7 @@ async fn front(args: &Args, options: &Options, stop: &CancellationToken) -> anyh
 /// Everything but the API server is judged first: a wrong argument is told at once.
 async fn options(args: &Args, heart: Heart) -> anyhow::Result<Options> {
     args.gateway.address()?;
-    let prefix = Prefix::new(&args.subject_prefix).context("--subject-prefix")?;
+    let prefix = args.nats.prefix()?;
     let selector = match args.label_selector.as_deref().filter(|text| !text.is_empty()) {
         Some(text) => Some(Selector::new(text).context("--label-selector")?),
         None => None,

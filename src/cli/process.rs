@@ -1,12 +1,15 @@
 //! What every verb that runs as a service has in common: its log, its name, and how it is told to end.
 
-use std::task::Poll;
+use std::{process::ExitCode, task::Poll, time::Duration};
 
 use anyhow::Context as _;
 use clap::ValueEnum;
 use futures::{Stream, stream};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
+
+/// For what still runs at the end.
+const REST: Duration = Duration::from_secs(1);
 
 /// Exit codes of a process that would not wait for its own orderly end.
 const INTERRUPTED: u8 = 130;
@@ -49,6 +52,14 @@ pub fn host_name() -> String {
     let host = std::env::var("HOSTNAME").ok().filter(|name| !name.is_empty()).unwrap_or_else(from_kernel);
     let host: String = host.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.')).take(100).collect();
     if host.is_empty() { "pmp".to_owned() } else { host }
+}
+
+/// Runs to the end; what still runs beside it then has a second.
+pub fn run_to_end(life: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    let tokio = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
+    let ended = tokio.block_on(life);
+    tokio.shutdown_timeout(REST);
+    ended
 }
 
 /// SIGINT and SIGTERM as the exit codes that a process has that ends by them.

@@ -8,17 +8,14 @@ use futures::StreamExt as _;
 use super::{
     filled,
     nats::NatsArgs,
-    process::{LogArgs, host_name, signals},
+    process::{LogArgs, host_name, run_to_end, signals},
 };
 use crate::{
     bus::{Bus, ConnectOptions},
     manifest::parse_duration,
-    protocol::{Prefix, SessionId},
+    protocol::SessionId,
     runtime::{self, Exec, Labels, Options, exec::Commands},
 };
-
-/// For children that ignore everything, after the drain.
-const REST: Duration = Duration::from_secs(1);
 
 /// Takes phases that are offered on NATS and runs their x-exec.
 ///
@@ -29,9 +26,6 @@ const REST: Duration = Duration::from_secs(1);
 pub struct Args {
     #[command(flatten)]
     nats: NatsArgs,
-    /// What stands before the session id in every subject
-    #[arg(long, env = "PMP_SUBJECT_PREFIX", value_name = "PREFIX", default_value = "plan.session")]
-    subject_prefix: String,
     /// Serve this session only; default is every session
     #[arg(long, env = "PMP_SESSION", value_name = "SESSION")]
     session: Option<String>,
@@ -77,10 +71,7 @@ fn positive(text: &str) -> Result<Duration, String> {
 /// Runs until a signal.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let (options, work) = (options(args)?, work(args)?);
-    let tokio = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
-    let ended = tokio.block_on(live(args, options, work));
-    tokio.shutdown_timeout(REST);
-    ended
+    run_to_end(live(args, options, work))
 }
 
 async fn live(args: &Args, options: Options, work: Exec) -> anyhow::Result<ExitCode> {
@@ -116,7 +107,7 @@ fn options(args: &Args) -> anyhow::Result<Options> {
     let labels = filled(&args.labels);
     Ok(Options {
         labels: Labels::carried(labels.iter().map(String::as_str)).context("--label")?,
-        prefix: Prefix::new(&args.subject_prefix).context("--subject-prefix")?,
+        prefix: args.nats.prefix()?,
         session,
         concurrency: Some(args.concurrency),
         heartbeat: args.heartbeat,

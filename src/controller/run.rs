@@ -33,7 +33,7 @@ use super::{
     sweep::Sweep,
 };
 use crate::{
-    bus::{self, Bus, Inbound, InboundHandle},
+    bus::{self, Inbound, InboundHandle},
     resource::{Holder, PhaseManifest},
     sessions::{Keeper, Origin},
 };
@@ -49,8 +49,6 @@ const PAUSE_MAX: Duration = Duration::from_mins(5);
 const STOP_TIMEOUT: Duration = Duration::from_secs(8);
 /// Requests and commands waiting for an answer.
 const PASSED_ON_MAX: usize = 1024;
-/// Between two looks whether the caches are filled.
-const LOOK: Duration = Duration::from_millis(500);
 /// Between two signs of life of the loop; the process counts as stuck after 60 s without.
 pub(super) const BEAT: Duration = Duration::from_secs(5);
 
@@ -102,7 +100,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
         loops.push(drive(watch, woken, objects.clone(), context, options.heart.clone(), filled, stop.clone()));
         stores.push(objects);
     }
-    let sweeper = tokio::spawn(sweep_when_filled(&options, &stores, &bus, &inbound));
+    let sweeper = sweep(&options, &inbound).map(|sweep| tokio::spawn(sweep.run()));
     let responder = Responder {
         client: options.client.clone(),
         bus: bus.clone(),
@@ -113,37 +111,24 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
     let responder = tokio::spawn(responder.run(passed_on_out, inbound.register_rest()));
     join_all(loops).await;
     responder.abort();
-    sweeper.abort();
+    if let Some(sweeper) = sweeper {
+        sweeper.abort();
+    }
     stop_sessions(&roster).await;
     events.flush(Duration::from_secs(2)).await;
     Ok(())
 }
 
-/// Nothing, unless this operator knows all resources there are.
-fn sweep_when_filled(
-    options: &Options,
-    stores: &[Store<PhaseManifest>],
-    bus: &Bus,
-    inbound: &InboundHandle,
-) -> impl Future<Output = ()> + Send + 'static + use<> {
+/// What ends sessions whose resource is gone; nothing, unless this operator knows all resources there are.
+fn sweep(options: &Options, inbound: &InboundHandle) -> Option<Sweep> {
     let is_all = options.scope == Scope::AllNamespaces && options.selector.is_none();
-    let sweep = stores.first().filter(|_| is_all).map(|objects| Sweep {
-        bus: bus.clone(),
+    is_all.then(|| Sweep {
+        bus: options.bus.clone(),
         inbound: inbound.clone(),
         prefix: options.prefix.clone(),
         origin: options.origin.clone(),
-        objects: objects.clone(),
-    });
-    let heart = options.heart.clone();
-    async move {
-        let Some(sweep) = sweep else { return };
-        // The caches tell nobody else when they are filled.
-        let mut looks = interval(LOOK);
-        while !heart.awaited().is_empty() {
-            looks.tick().await;
-        }
-        sweep.run().await;
-    }
+        view: options.view.clone(),
+    })
 }
 
 /// Objects whose spec changed; deletions end sessions at once.

@@ -6,18 +6,19 @@
 
 use std::time::Duration;
 
-use kube::runtime::reflector::Store;
-use tokio::time::timeout;
+use tokio::time::{interval, timeout};
 
-use super::claim::Claim;
+use super::view::View;
 use crate::{
     bus::{self, Bus, InboundHandle, Keeping, Message, Ready, streams},
     protocol::{Channel, Command, ControlMessage, Prefix, SessionId, headers},
-    resource::PhaseManifest,
 };
 
 /// Sessions looked at; more than this many were begun in a week.
 const SESSIONS_MAX: usize = 100_000;
+
+/// Between two looks whether the caches are filled.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Of the whole sweep; the next start goes on.
 const SWEEP_TIMEOUT: Duration = Duration::from_mins(5);
@@ -28,13 +29,17 @@ pub struct Sweep {
     pub prefix: Prefix,
     /// `Pmp-Origin`: only what this cluster began is ours to end.
     pub origin: String,
-    /// All resources of the cluster, filled.
-    pub objects: Store<PhaseManifest>,
+    /// All resources of the cluster.
+    pub view: View,
 }
 
 impl Sweep {
-    /// Once, when the stream of reports is read for the first time.
+    /// Once, when the caches are filled and the stream of reports is read for the first time.
     pub async fn run(self) {
+        let mut looks = interval(LOOK);
+        while !self.view.is_filled() {
+            looks.tick().await;
+        }
         let mut ready = self.inbound.ready();
         let is_kept = |ready: &Ready| matches!(ready, Ready::Yes { keeping: Keeping::Reports, .. });
         if ready.wait_for(is_kept).await.is_err() {
@@ -70,7 +75,7 @@ impl Sweep {
     }
 
     fn has_resource(&self, session: &SessionId) -> bool {
-        self.objects.find(|object| Claim::of(object).is_some_and(|claim| claim.session_id == *session)).is_some()
+        self.view.find(session, None).is_some()
     }
 
     async fn end(&self, session: &SessionId) -> Result<(), bus::Error> {

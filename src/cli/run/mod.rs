@@ -23,7 +23,6 @@ use std::{
     path::PathBuf,
     process::ExitCode,
     sync::Arc,
-    task::Poll,
     time::Duration,
 };
 
@@ -32,7 +31,6 @@ use clap::ValueEnum;
 use futures::{Stream, stream};
 use jiff::Timestamp;
 use serde_json::Value;
-use tokio::signal::unix::{SignalKind, signal};
 
 use self::{
     follow::{End, Feed, follow},
@@ -42,6 +40,7 @@ use self::{
     screen::Screen,
     waves::Shape,
 };
+use super::process::signals;
 use crate::{
     bus::Bus,
     engine::{Settings, Shutdown, Verdict},
@@ -52,8 +51,6 @@ use crate::{
 
 /// Exit codes: 0 Succeeded, 1 Failed, 2 invalid manifest, 130 stopped by Ctrl-C (143 by SIGTERM).
 const INVALID: u8 = 2;
-const INTERRUPTED: u8 = 130;
-const TERMINATED: u8 = 143;
 
 /// How long the runtime may take to put its things away after the verdict; its children have ended by then.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -224,18 +221,6 @@ async fn carry_out(
         runtime.drain(DRAIN).await;
     }
     Ok(end)
-}
-
-/// SIGINT and SIGTERM as the exit codes that they ask for.
-fn signals() -> anyhow::Result<impl Stream<Item = u8> + Unpin> {
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    Ok(stream::poll_fn(move |cx| {
-        if interrupt.poll_recv(cx).is_ready() {
-            return Poll::Ready(Some(INTERRUPTED));
-        }
-        terminate.poll_recv(cx).map(|_| Some(TERMINATED))
-    }))
 }
 
 fn conclude(plan: &Plan, end: End, output: Format) -> anyhow::Result<ExitCode> {

@@ -6,6 +6,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use super::bed::{Bed, SOON, condition, phase_state};
+use crate::resource::teach;
 use crate::support::{NatsConfig, Signal, eventually, nats, own_cluster, scratch, shared_nats};
 
 /// Publishes as a peer that knows only PMP 1.0.0.
@@ -83,10 +84,7 @@ async fn a_command_that_came_while_no_operator_ran_is_obeyed_once() {
 #[tokio::test]
 async fn a_session_whose_resource_went_while_no_operator_ran_is_cancelled_and_removed() {
     let cluster = own_cluster().await;
-    let crd = concat!(env!("CARGO_MANIFEST_DIR"), "/crds/phasemanifests.yaml");
-    assert!(cluster.kubectl(&["apply", "--server-side", "-f", crd]).await.status.success());
-    let established = ["wait", "--for=condition=Established", "--timeout=60s", "crd/phasemanifests.pmp.dev"];
-    assert!(cluster.kubectl(&established).await.status.success());
+    teach(&cluster).await;
     let bed = Bed::on(&cluster, &shared_nats().await.url, "swept").await;
     let mut operator = bed.operator_of_all();
     let phases = json!([bed.gated("a", &[])]);

@@ -5,7 +5,6 @@ mod keeping;
 mod offers;
 mod outages;
 mod processes;
-mod proxy;
 mod sessions;
 mod shipped;
 

@@ -10,10 +10,10 @@ use pmp::{
 };
 use serde_json::json;
 
-use super::{Clerk, DEADLINE, Gated, listening, options, proxy::Proxy, until_listening};
+use super::{Clerk, DEADLINE, Gated, listening, options, until_listening};
 use crate::{
     bus::{connected, link_where, options as connection},
-    support::{Nats, NatsConfig, eventually, nats, shared_nats, unique},
+    support::{Nats, NatsConfig, Passage, eventually, nats, shared_nats, unique},
 };
 
 fn prefix() -> Prefix {
@@ -83,27 +83,27 @@ async fn work_that_ends_while_a_server_without_jetstream_is_away_is_reported_too
     work_that_ends_while_the_server_is_away(nats(NatsConfig::default().without_jetstream()).await).await;
 }
 
-/// A runtime behind a proxy, on a server that the operator reaches directly.
-async fn behind(proxy: &Proxy) -> Bus {
+/// A runtime behind a passage, on a server that the operator reaches directly.
+async fn behind(passage: &Passage) -> Bus {
     let mut behind = connection(shared_nats().await);
-    behind.servers = vec![proxy.url.clone()];
+    behind.servers = vec![format!("nats://{}", passage.address)];
     connected(behind).await
 }
 
 #[tokio::test]
 async fn what_was_said_into_a_dead_connection_is_said_again_without_being_asked() {
     let prefix = prefix();
-    let proxy = Proxy::before(&shared_nats().await.url).await;
+    let passage = Passage::to(shared_nats().await.address()).await;
     let work = Gated::closed();
-    let runtime = listening(&behind(&proxy).await, options("a", &prefix, &[]), work.clone()).await;
+    let runtime = listening(&behind(&passage).await, options("a", &prefix, &[]), work.clone()).await;
     let mut clerk = Clerk::on(&connected(connection(shared_nats().await)).await, &prefix).await;
     hold(&mut clerk, 3).await;
-    proxy.swallow();
+    passage.swallow();
     // The connection looks well: these reports are taken, and lost.
     work.let_go();
     until_running(&runtime, 0).await;
     until_away(&runtime).await;
-    proxy.mend();
+    passage.open();
     ends(&mut clerk, 3).await;
     assert_eq!(work.begun().len(), 3);
 }
@@ -111,17 +111,17 @@ async fn what_was_said_into_a_dead_connection_is_said_again_without_being_asked(
 #[tokio::test]
 async fn a_grant_that_a_dead_connection_swallowed_is_asked_for_when_it_is_back() {
     let prefix = prefix();
-    let proxy = Proxy::before(&shared_nats().await.url).await;
+    let passage = Passage::to(shared_nats().await.address()).await;
     let work = Gated::open();
-    let runtime = listening(&behind(&proxy).await, options("a", &prefix, &[]), work.clone()).await;
+    let runtime = listening(&behind(&passage).await, options("a", &prefix, &[]), work.clone()).await;
     let mut clerk = Clerk::on(&connected(connection(shared_nats().await)).await, &prefix).await;
     clerk.offer("p", "t", &json!({})).await;
     let (_, reply) = clerk.ack().await;
-    proxy.swallow();
+    passage.swallow();
     clerk.reply(reply, true).await;
     until_away(&runtime).await;
     assert!(work.begun().is_empty());
-    proxy.mend();
+    passage.open();
     clerk.answer(true).await;
     assert_eq!(clerk.end().await.status, ReportStatus::Complete);
     assert_eq!(work.begun(), ["t"]);
@@ -175,19 +175,19 @@ async fn a_subscription_that_the_server_denies_is_named() {
 #[tokio::test]
 async fn an_attempt_that_was_given_up_behind_a_dead_connection_is_stopped_when_it_is_back() {
     let prefix = prefix();
-    let proxy = Proxy::before(&shared_nats().await.url).await;
+    let passage = Passage::to(shared_nats().await.address()).await;
     let direct = connected(connection(shared_nats().await)).await;
     let (lost, next) = (Gated::closed(), Gated::closed());
     let often = |name: &str| Options { heartbeat: Duration::from_millis(200), ..options(name, &prefix, &[]) };
-    let behind = listening(&behind(&proxy).await, often("behind"), lost.clone()).await;
+    let behind = listening(&behind(&passage).await, often("behind"), lost.clone()).await;
     let plan = super::sessions::plan(&json!([{"kind": "Phase", "id": "p", "spec": {"retry": {"maxAttempts": 2}}}]));
     let mut operator = super::sessions::Operator::start(&direct, &prefix, &plan, None).await;
     eventually(DEADLINE, "it has begun", async || (lost.begun().len() == 1).then_some(())).await;
-    proxy.swallow();
+    passage.swallow();
     let _direct = listening(&direct, often("direct"), next.clone()).await;
     eventually(DEADLINE, "the next attempt has begun", async || (next.begun().len() == 1).then_some(())).await;
     assert_eq!(behind.running(), 1);
-    proxy.mend();
+    passage.open();
     until_running(&behind, 0).await;
     next.let_go();
     assert_eq!(operator.verdict().await, Some(pmp::engine::Verdict::Succeeded));

@@ -6,10 +6,12 @@ use jiff::Timestamp;
 use pmp::{engine::ReportStatus, protocol::Prefix};
 use serde_json::{Value, json};
 
-use super::{Clerk, DEADLINE, proxy::Proxy};
+use super::{Clerk, DEADLINE};
 use crate::{
     bus::{connected, options as connection},
-    support::{Nats, NatsConfig, Process, Signal, alive, bin, eventually, nats, python, scratch, shared_nats, unique},
+    support::{
+        Nats, NatsConfig, Passage, Process, Signal, alive, bin, eventually, nats, python, scratch, shared_nats, unique,
+    },
 };
 
 /// Makes each law two tests.
@@ -264,19 +266,19 @@ async fn a_server_that_was_away_hears_what_ended_meanwhile(kind: Kind) {
 /// Noticed by three pings of five seconds; nobody asks.
 async fn a_dead_connection_loses_no_report(kind: Kind) {
     let server = shared_nats().await;
-    let proxy = Proxy::before(&server.url).await;
-    let place = Place::new(&proxy.url);
+    let passage = Passage::to(server.address()).await;
+    let place = Place::new(&format!("nats://{}", passage.address));
     let mut clerk = place.clerk(server).await;
     let _runtime = place.runtime(kind, "one", &["--allow-exec", "--heartbeat", "600"]).await;
     clerk.offer("p", "t", &place.gated()).await;
     grant(&mut clerk).await;
     place.until_begun(1).await;
-    proxy.swallow();
+    passage.swallow();
     place.open();
     let pid = place.begun()[0];
     eventually(DEADLINE, "the child has ended", async || (!alive(pid)).then_some(())).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    proxy.mend();
+    passage.open();
     let state = tokio::time::timeout(DEADLINE, clerk.end()).await.expect("said again");
     assert_eq!((state.status, state.attempt.unwrap().as_str()), (ReportStatus::Complete, "t"));
     assert_eq!(place.begun().len(), 1);

@@ -7,12 +7,12 @@ use std::{
 };
 
 use pmp::{
-    bus::{Bus, Inbound, InboundHandle, InboundMessage},
-    engine::{Output, Record, Session, Settings, Strategy, Verdict},
+    bus::{Bus, Inbound, InboundHandle},
+    engine::{Record, Session, Settings, Strategy, Verdict},
     manifest::{self, Format, OtherKinds, Plan},
     protocol::{Prefix, SessionId},
     runtime::{Handle, Job, Outcome, Work},
-    sessions::{self, Clock, Listener, LocalStore, Origin, Past, Start},
+    sessions::{self, Clock, LocalStore, Origin, Past, Start},
 };
 use serde_json::{Value, json};
 use tokio::{runtime::Runtime as Tokio, sync::watch, time::timeout};
@@ -21,6 +21,7 @@ use super::{DEADLINE, listening, options};
 use crate::{
     bus::{connected, options as connection},
     support::{shared_nats, unique},
+    tasks::Deaf,
 };
 
 /// The part of an operator that runs one session, on threads of its own: ending those is its kill -9.
@@ -28,13 +29,6 @@ pub struct Operator {
     /// There until it ends.
     threads: Option<Tokio>,
     stored: watch::Receiver<Arc<Record>>,
-}
-
-struct Deaf;
-
-impl Listener for Deaf {
-    fn hear(&mut self, _: &Output, _: &Session) {}
-    fn pass_on(&mut self, _: InboundMessage) {}
 }
 
 impl Operator {

@@ -1,14 +1,14 @@
-//! Two tasks that hold one session: the real session task on a bus in memory, with a store that a test can stop.
+//! The real session task on a bus in memory: two that hold one session, and what an order changes together.
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use futures::StreamExt as _;
 use pmp::{
     bus::{self, Bus, Inbound, InboundMessage, Message},
-    engine::{Output, PhaseState, Record, Session, Settings, Strategy},
-    manifest::{OtherKinds, from_values},
+    engine::{Edit, Keep, Output, PhaseState, Record, Session, Settings, Shutdown, Strategy, Verdict},
+    manifest::{OtherKinds, Plan, from_values},
     protocol::{Prefix, SessionId, headers},
-    sessions::{self, Clock, Listener, Origin, Pacing, Past, Picture, Start, Store, StoreError},
+    sessions::{self, Clock, Listener, LocalStore, Order, Origin, Pacing, Past, Picture, Start, Store, StoreError},
 };
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -35,12 +35,31 @@ impl Store for Dam {
     }
 }
 
-struct Deaf;
+/// Whoever listens to a task for nothing.
+pub struct Deaf;
 
 impl Listener for Deaf {
     fn hear(&mut self, _: &Output, _: &Session) {}
 
     fn pass_on(&mut self, _: InboundMessage) {}
+}
+
+fn plan(id: &str) -> Arc<Plan> {
+    Arc::new(from_values(&[json!({"kind": "Phase", "id": id, "spec": {}})], OtherKinds::Refuse).unwrap().0)
+}
+
+fn start(session: Session, past: Past, clock: Clock) -> Start {
+    Start {
+        session,
+        id: SessionId::new("s").unwrap(),
+        prefix: Prefix::default(),
+        origin: Origin("here".to_owned()),
+        generation: 1,
+        orders: Vec::new(),
+        past,
+        position: None,
+        clock,
+    }
 }
 
 /// Asks for the attempt as a runtime does.
@@ -55,20 +74,9 @@ async fn who_hears_another_holder_answers_nothing_until_the_store_has_said_who_i
     let bus = Bus::memory();
     let mut targets = bus.subscribe("plan.session.*.target", None).await.unwrap();
     let inbound = Inbound::run(bus.clone(), Prefix::default(), "here").await.unwrap();
-    let (plan, _) = from_values(&[json!({"kind": "Phase", "id": "a", "spec": {}})], OtherKinds::Refuse).unwrap();
     let clock = Clock::System;
-    let session = Session::start("uid", Arc::new(plan), 1, Strategy::Hybrid, Settings::default(), clock.now());
-    let start = Start {
-        session,
-        id: SessionId::new("s").unwrap(),
-        prefix: Prefix::default(),
-        origin: Origin("here".to_owned()),
-        generation: 1,
-        orders: Vec::new(),
-        past: Past::None,
-        position: None,
-        clock,
-    };
+    let session = Session::start("uid", plan("a"), 1, Strategy::Hybrid, Settings::default(), clock.now());
+    let start = start(session, Past::None, clock);
     let (given_to, mut given) = watch::channel(None);
     let (dam, is_open) = watch::channel(true);
     let _session = sessions::spawn(bus.clone(), &inbound, start, Dam { given: given_to, is_open }, Deaf);
@@ -101,4 +109,23 @@ async fn who_hears_another_holder_answers_nothing_until_the_store_has_said_who_i
         }
     };
     assert_eq!(answer, json!({"x-granted": true}));
+}
+
+#[tokio::test]
+async fn an_edit_that_clears_a_shutdown_is_not_shut_down_as_it_starts() {
+    let bus = Bus::memory();
+    let inbound = Inbound::run(bus.clone(), Prefix::default(), "here").await.unwrap();
+    let cancelled = Settings { shutdown: Some(Shutdown::Cancel), ..Settings::default() };
+    let clock = Clock::System;
+    let session = Session::start("uid", plan("a"), 1, Strategy::Hybrid, cancelled, clock.now());
+    assert_eq!(session.verdict(), Some(Verdict::Cancelled));
+    let (picture, mut stored) = watch::channel(Arc::new(session.record()));
+    let edit = Edit { plan: plan("b"), revision: 2, strategy: Strategy::Hybrid, keep: Keep::Unchanged };
+    let order =
+        Order::Obey { generation: 2, settings: Box::new(Settings::default()), requests: Vec::new(), edit: Some(edit) };
+    let start = Start { orders: vec![order], ..start(session, Past::Stored, clock) };
+    let _task = sessions::spawn(bus, &inbound, start, LocalStore(picture), Deaf);
+    let goes_on = stored.wait_for(|record| record.revision == 2);
+    let record = tokio::time::timeout(SOON, goes_on).await.expect("it is stored").unwrap().clone();
+    assert_eq!(record.verdict, None, "{record:?}");
 }
