@@ -197,9 +197,11 @@ impl Context {
     fn tell(&self, object: &PhaseManifest, order: Order) -> Result<bool, Error> {
         let generation = object.metadata.generation.unwrap_or_default();
         let told = self.roster.with(uid(object), |running| {
-            running.generation = generation;
-            running.was_refused = matches!(order, Order::Refuse { .. } | Order::Stage { .. });
-            running.handle.order(order).map_err(|_| Error::Busy)
+            let is_refused = matches!(order, Order::Refuse { .. } | Order::Stage { .. });
+            running.handle.order(order).map_err(|_| Error::Busy)?;
+            // Not before it was taken: one that was told nothing must be told when we come again.
+            (running.generation, running.was_refused) = (generation, is_refused);
+            Ok(())
         });
         told.transpose().map(|told| told.is_some())
     }
