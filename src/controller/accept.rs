@@ -40,6 +40,13 @@ pub struct Accepted {
     pub revision_history_limit: usize,
 }
 
+impl Accepted {
+    /// Shown, and not run: the last revision goes on.
+    pub fn is_held_back(&self) -> bool {
+        self.staged || self.dry_run
+    }
+}
+
 /// What the spec names could not be read; nothing is known about the spec.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -109,15 +109,8 @@ pub async fn reconcile(object: Arc<PhaseManifest>, context: &Context) -> Result<
         // An older copy than the one acted on last: the cache lags behind our own writes.
         Some(generation) if generation > object.metadata.generation.unwrap_or_default() => Ok(Action::await_change()),
         Some(_) => context.order(&object, accepted).await,
-        None if accepted.dry_run => {
-            let id = accepted.session_id.as_str();
-            standing::write_planned(&context.client, &object, id, &accepted.plan, context.clock.now()).await?;
-            Ok(Action::await_change())
-        }
-        None if accepted.staged => {
-            standing::write(&context.client, &object, &Situation::Staged, context.clock.now()).await?;
-            Ok(Action::await_change())
-        }
+        // What is held back is not begun, but the last revision goes on beside it, and does what is asked of it.
+        None if accepted.is_held_back() && !goes_on(&object, &accepted) => context.stand(&object, &accepted).await,
         None => context.begin(&object).await,
     }
 }
@@ -193,6 +186,18 @@ impl Context {
         })
     }
 
+    /// Says of a spec that is held back what it would be, where nothing goes on beside it.
+    async fn stand(&self, object: &PhaseManifest, accepted: &Accepted) -> Result<Action, Error> {
+        let now = self.clock.now();
+        if accepted.dry_run {
+            let id = accepted.session_id.as_str();
+            standing::write_planned(&self.client, object, id, &accepted.plan, now).await?;
+        } else {
+            standing::write(&self.client, object, &Situation::Staged, now).await?;
+        }
+        Ok(Action::await_change())
+    }
+
     /// Gives the session its order, if it runs here.
     fn tell(&self, object: &PhaseManifest, order: Order) -> Result<bool, Error> {
         let generation = object.metadata.generation.unwrap_or_default();
@@ -209,8 +214,9 @@ impl Context {
     /// The session runs here: a new revision, or the same plan under other settings.
     async fn order(&self, object: &PhaseManifest, accepted: Accepted) -> Result<Action, Error> {
         let generation = object.metadata.generation.unwrap_or_default();
-        if accepted.staged || accepted.dry_run {
-            self.tell(object, Order::Stage { generation, settings: Box::new(accepted.settings) })?;
+        if accepted.is_held_back() {
+            // Not told if it ended between two looks; then it is looked at again.
+            self.tell(object, staging(generation, accepted))?;
             return Ok(Action::await_change());
         }
         let at = self.roster.with(uid(object), |running| (running.digest, running.strategy, running.revision));
@@ -305,8 +311,10 @@ impl Context {
         };
         let generation = fresh.metadata.generation.unwrap_or_default();
         let begun = match self.judge(&fresh).await? {
-            Ok(accepted) => Box::pin(self.restored(&fresh, accepted)).await?,
-            Err(refused) => self.resumed(&fresh, refused).await?,
+            Ok(accepted) if !accepted.is_held_back() => Box::pin(self.restored(&fresh, accepted)).await?,
+            Ok(accepted) if !goes_on(&fresh, &accepted) => return self.stand(&fresh, &accepted).await,
+            Ok(accepted) => self.resumed(&fresh, staging(generation, accepted)).await?.ok_or_else(|| lost(&fresh)),
+            Err(refused) => self.resumed_or_refused(&fresh, refused).await?,
         };
         let Begun { session, plan, edit, order, was_refused } = match begun {
             Ok(begun) => begun,
@@ -339,27 +347,31 @@ impl Context {
         Ok(self.look_elsewhere(&fresh, &plan))
     }
 
-    /// The unfinished session of a spec that is not acted on: its last revision goes on, under the settings of today where
-    /// they can be read.
-    async fn resumed(
+    /// The session of the last revision, for a spec that is not acted on: it goes on under the settings of today where they
+    /// can be read. Nothing where there is no such revision any more.
+    async fn resumed(&self, object: &PhaseManifest, order: Order) -> Result<Option<Begun>, Error> {
+        let Some(revision) = status_revision(object) else { return Ok(None) };
+        let Some(plan) = revision::load(&self.client, object, revision).await? else { return Ok(None) };
+        let plan = Arc::new(plan);
+        let status = object.status.clone().unwrap_or_default();
+        let Ok(record) = restore(&status, &plan) else { return Ok(None) };
+        let settings = crate::resource::Orders::new(&object.spec).map(|orders| orders.settings).unwrap_or_default();
+        let session = Session::restore(uid(object), Arc::clone(&plan), record, settings, self.clock.now());
+        Ok(Some(Begun { session, plan, edit: None, order, was_refused: true }))
+    }
+
+    /// The unfinished session of a spec that is refused.
+    async fn resumed_or_refused(
         &self,
         object: &PhaseManifest,
         (refusal, message): (Refusal, String),
     ) -> Result<Result<Begun, (Refusal, String)>, Error> {
-        let (Some(revision), true) = (status_revision(object), is_unfinished(object)) else {
+        if !is_unfinished(object) {
             return Ok(Err((refusal, message)));
-        };
-        let Some(plan) = revision::load(&self.client, object, revision).await? else {
-            return Ok(Err((refusal, message)));
-        };
-        let plan = Arc::new(plan);
-        let status = object.status.clone().unwrap_or_default();
-        let Ok(record) = restore(&status, &plan) else { return Ok(Err((refusal, message))) };
-        let settings = crate::resource::Orders::new(&object.spec).map(|orders| orders.settings).unwrap_or_default();
-        let session = Session::restore(uid(object), Arc::clone(&plan), record, settings, self.clock.now());
+        }
         let generation = object.metadata.generation.unwrap_or_default();
-        let order = Order::Refuse { generation, refused: Refused { refusal, message } };
-        Ok(Ok(Begun { session, plan, edit: None, order, was_refused: true }))
+        let order = Order::Refuse { generation, refused: Refused { refusal, message: message.clone() } };
+        Ok(self.resumed(object, order).await?.ok_or((refusal, message)))
     }
 
     /// A session from what is stored, and the edit that brings it to the spec; a new one where nothing is.
@@ -385,10 +397,7 @@ impl Context {
             Arc::clone(&accepted.plan)
         } else {
             let Some(plan) = revision::load(&self.client, object, stored).await? else {
-                let message = format!(
-                    "revision {stored} is not to be found; restore its ControllerRevision, or make the resource anew"
-                );
-                return Ok(Err((Refusal::StatusUnreadable, message)));
+                return Ok(Err(lost(object)));
             };
             Arc::new(plan)
         };
@@ -402,7 +411,7 @@ impl Context {
         }
         let is_edit = !is_same || record.strategy != accepted.strategy;
         if is_edit && record.verdict.is_none() && accepted.update_policy == UpdatePolicy::Reject {
-            return self.resumed(object, (Refusal::UpdateRejected, REJECTED.to_owned())).await;
+            return self.resumed_or_refused(object, (Refusal::UpdateRejected, REJECTED.to_owned())).await;
         }
         let edit = if is_edit { Some(self.next_revision(object, &accepted, stored + 1).await?) } else { None };
         let plan = Arc::clone(&accepted.plan);
@@ -474,6 +483,27 @@ impl Begun {
         let order = Order::Obey { generation, settings, requests: accepted.requests, edit: edit.clone() };
         Self { session, plan, edit, order, was_refused: false }
     }
+}
+
+/// The last revision of a spec that is held back has something to do: it has no verdict, or is asked for something.
+fn goes_on(object: &PhaseManifest, accepted: &Accepted) -> bool {
+    let is_answered = |token: &str| {
+        object.status.as_ref().is_some_and(|status| status.requests.iter().any(|request| request.token == token))
+    };
+    is_unfinished(object)
+        || (status_revision(object).is_some() && !accepted.requests.iter().all(|request| is_answered(&request.token)))
+}
+
+fn staging(generation: i64, accepted: Accepted) -> Order {
+    Order::Stage { generation, settings: Box::new(accepted.settings), requests: accepted.requests }
+}
+
+/// What has started, and cannot be read any more.
+fn lost(object: &PhaseManifest) -> (Refusal, String) {
+    let number = status_revision(object).unwrap_or_default();
+    let message =
+        format!("revision {number} is not to be found; restore its ControllerRevision, or make the resource anew");
+    (Refusal::StatusUnreadable, message)
 }
 
 /// A revision has started and has no verdict.

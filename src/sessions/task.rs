@@ -76,8 +76,8 @@ pub enum Order {
     },
     /// A spec that is not acted on: the last revision goes on.
     Refuse { generation: i64, refused: Refused },
-    /// An edit that waits for its word to go: the last revision goes on.
-    Stage { generation: i64, settings: Box<Settings> },
+    /// An edit that waits for its word to go: the last revision goes on, and does what is asked of it.
+    Stage { generation: i64, settings: Box<Settings>, requests: Vec<Request> },
     /// A phase of another manifest is done.
     Release(ExternalWait),
 }
@@ -355,9 +355,10 @@ impl Task {
                 self.feed(Input::Requests(requests)).await;
             }
             Order::Refuse { generation, refused } => self.reframe(generation, Some(refused), false),
-            Order::Stage { generation, settings } => {
+            Order::Stage { generation, settings, requests } => {
                 self.reframe(generation, None, true);
                 self.feed(Input::Settings(settings)).await;
+                self.feed(Input::Requests(requests)).await;
             }
             Order::Release(wait) => self.feed(Input::Released(wait)).await,
         }
