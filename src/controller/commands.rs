@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::call::{self, call, name, namespace};
 use crate::{
-    bus::{InboundBody, InboundMessage, Origin, Place, Position},
+    bus::{Hearing, InboundBody, InboundMessage, Origin, Place, Position},
     manifest::PhaseId,
     protocol::{Command, ControlMessage},
     resource::{PhaseManifest, Request, RequestAction, Shutdown},
@@ -28,7 +28,8 @@ const REQUESTS_MAX: usize = 64;
 /// Writers that may come in between, one after the other.
 const CONFLICTS_MAX: u32 = 8;
 
-/// On the resource: where in the stream of reports the last command from there stood, `<created>/<sequence>/<stream>`.
+/// On the resource: where in the stream of reports the last command from there stood that was dealt with, whatever came of
+/// it: `<created>/<sequence>/<kept at>/<stream>`. Those up to it are done; those behind it are still to be obeyed.
 pub const LAST_PLACE_ANNOTATION: &str = "pmp.dev/last-command-place";
 
 /// One command as it came: names it for good, so that carrying it out twice is carrying it out once.
@@ -68,29 +69,47 @@ impl CommandId {
         Self { name: format!("bus-{:032x}", hash(message_name)), place: None }
     }
 
-    /// Whether the command at this place was obeyed already, or is older than what runs.
+    /// Whether the command at this place, or one behind it, was dealt with.
     fn is_past(&self, object: &PhaseManifest) -> bool {
-        let Some(place) = &self.place else { return false };
-        let created = object.metadata.creation_timestamp.as_ref().map(|time| time.0);
-        let started = object.status.as_ref().and_then(|status| status.started_at.as_ref()).map(|at| at.get());
-        let began = created.into_iter().chain(started).max();
-        let last = object.metadata.annotations.as_ref().and_then(|all| all.get(LAST_PLACE_ANNOTATION));
-        began.is_some_and(|began| place.at < began) || last.is_some_and(|last| is_behind(&place.position, last))
+        self.place.as_ref().is_some_and(|place| is_dealt_with(place, object))
     }
+
+    /// Whether it was obeyed before its place was known: only that is to be noted.
+    fn was_obeyed(&self) -> bool {
+        self.place.as_ref().is_some_and(|place| place.hearing == Hearing::Before)
+    }
+}
+
+/// Whether the resource says that the command at this place, or one behind it, was dealt with.
+pub fn is_dealt_with(place: &Place, object: &PhaseManifest) -> bool {
+    let last = object.metadata.annotations.as_ref().and_then(|all| all.get(LAST_PLACE_ANNOTATION));
+    last.is_some_and(|last| is_behind(place, last))
+}
+
+/// Whether a command that was heard late was said before what runs now was asked for: whoever said it could not know.
+///
+/// Two clocks are compared, NATS's and ours, so this is asked of nothing that was heard as it was said.
+pub fn is_outdated(place: &Place, object: &PhaseManifest) -> bool {
+    let created = object.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    let started = object.status.as_ref().and_then(|status| status.started_at.as_ref()).map(|at| at.get());
+    place.hearing == Hearing::Late && created.into_iter().chain(started).max().is_some_and(|began| place.at < began)
 }
 
 fn written_place(place: &Place) -> String {
     let Position { stream, created, sequence } = &place.position;
-    format!("{}/{sequence}/{stream}", created.as_millisecond())
+    format!("{}/{sequence}/{}/{stream}", created.as_millisecond(), place.at.as_millisecond())
 }
 
-/// Whether the position is at or before one that was written.
-fn is_behind(position: &Position, written: &str) -> bool {
-    let mut parts = written.splitn(3, '/');
-    let (created, sequence, stream) = (parts.next(), parts.next(), parts.next());
-    created == Some(position.created.as_millisecond().to_string().as_str())
-        && stream == Some(position.stream.as_str())
-        && sequence.and_then(|sequence| sequence.parse().ok()).is_some_and(|last: u64| position.sequence <= last)
+/// Whether the place is at or before one that was written. By time, too: a server that came back with an older store gives
+/// its places out once more.
+fn is_behind(place: &Place, written: &str) -> bool {
+    let mut parts = written.splitn(4, '/');
+    let mut number = || parts.next().and_then(|part| part.parse::<i64>().ok());
+    let (Some(created), Some(sequence), Some(at)) = (number(), number(), number()) else { return false };
+    created == place.position.created.as_millisecond()
+        && parts.next() == Some(place.position.stream.as_str())
+        && i64::try_from(place.position.sequence).is_ok_and(|own| own <= sequence)
+        && place.at.as_millisecond() <= at
 }
 
 fn hash(name: &str) -> u128 {
@@ -118,6 +137,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Trying again is of no use.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Call(error) if error.is_final())
+    }
+
     /// One PascalCase word.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -164,25 +188,30 @@ pub async fn obey(
         if id.is_past(&fresh) {
             return Ok(Obeyed::NothingToDo);
         }
-        let spec = match change(&fresh, control, id) {
-            Ok(Some(spec)) => spec,
-            Ok(None) => return Ok(Obeyed::NothingToDo),
-            Err(why) => return Ok(Obeyed::Refused(why)),
+        let (spec, obeyed) = match change(&fresh, control, id) {
+            _ if id.was_obeyed() => (None, Obeyed::NothingToDo),
+            Ok(Some(spec)) => (Some(spec), Obeyed::Written),
+            Ok(None) => (None, Obeyed::NothingToDo),
+            Err(why) => (None, Obeyed::Refused(why)),
         };
         let mut patch = json!({
-            "metadata": {
-                "resourceVersion": fresh.metadata.resource_version,
-                "uid": fresh.metadata.uid,
-                "annotations": {LAST_COMMAND_ANNOTATION: written(control, actor)},
-            },
-            "spec": spec,
+            "metadata": {"resourceVersion": fresh.metadata.resource_version, "uid": fresh.metadata.uid},
         });
+        match (spec, &id.place) {
+            // A `resume` of what does not pause is dealt with, too: read once more, it would undo a pause of tomorrow.
+            (None, Some(_)) => {}
+            (None, None) => return Ok(obeyed),
+            (Some(spec), _) => {
+                patch["spec"] = spec;
+                patch["metadata"]["annotations"][LAST_COMMAND_ANNOTATION] = written(control, actor).into();
+            }
+        }
         if let Some(place) = &id.place {
             patch["metadata"]["annotations"][LAST_PLACE_ANNOTATION] = written_place(place).into();
         }
         let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
         match call("write the command into the resource", api.patch(name(object), &params, &patch)).await {
-            Ok(_) => return Ok(Obeyed::Written),
+            Ok(_) => return Ok(obeyed),
             Err(error) if error.is_conflict() => {}
             Err(error) if error.is_not_found() => return Ok(Obeyed::NothingToDo),
             Err(error) => return Err(error.into()),
@@ -341,22 +370,35 @@ mod tests {
     }
 
     #[test]
-    fn a_command_from_the_stream_is_obeyed_once_and_never_after_an_edit_that_is_newer() {
+    fn a_command_from_the_stream_is_dealt_with_once() {
         let at = |second| Timestamp::from_second(second).unwrap();
-        let place = |sequence, second| {
-            let position = Position { stream: "reports".to_owned(), created: at(1), sequence };
-            CommandId { place: Some(Place { position, at: at(second) }), ..CommandId::of("x") }
+        let place = |created, sequence, second| {
+            let position = Position { stream: "reports".to_owned(), created: at(created), sequence };
+            Place { position, at: at(second), hearing: Hearing::Live }
         };
         let mut object = object(json!({}), &[]);
-        object.metadata.annotations = Some([(LAST_PLACE_ANNOTATION.to_owned(), "1000/7/reports".to_owned())].into());
-        assert!(place(7, 20).is_past(&object) && place(6, 20).is_past(&object));
-        assert!(!place(8, 20).is_past(&object));
-        object.status.as_mut().unwrap().started_at = Some(at(30).into());
-        assert!(place(8, 20).is_past(&object), "the revision is newer");
-        assert!(!place(8, 31).is_past(&object));
-        let other = Position { stream: "reports".to_owned(), created: at(2), sequence: 3 };
-        assert!(!is_behind(&other, "1000/7/reports"), "another stream of that name");
+        assert!(!is_dealt_with(&place(1, 7, 20), &object));
+        object.metadata.annotations =
+            Some([(LAST_PLACE_ANNOTATION.to_owned(), written_place(&place(1, 7, 20)))].into());
+        assert!(is_dealt_with(&place(1, 7, 20), &object) && is_dealt_with(&place(1, 6, 20), &object));
+        assert!(!is_dealt_with(&place(1, 8, 21), &object));
+        assert!(!is_dealt_with(&place(2, 3, 10), &object), "another stream of that name");
+        assert!(!is_dealt_with(&place(1, 5, 30), &object), "the store came back as it was before");
         assert!(!CommandId::fresh().is_past(&object));
+    }
+
+    #[test]
+    fn what_was_heard_late_and_is_older_than_what_runs_is_outdated() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let mut object = object(json!({}), &[]);
+        object.status.as_mut().unwrap().started_at = Some(at(30).into());
+        let place = |second, hearing| {
+            let position = Position { stream: "reports".to_owned(), created: at(1), sequence: 1 };
+            Place { position, at: at(second), hearing }
+        };
+        assert!(is_outdated(&place(20, Hearing::Late), &object));
+        assert!(!is_outdated(&place(31, Hearing::Late), &object));
+        assert!(!is_outdated(&place(20, Hearing::Live), &object), "the two clocks differ");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::{
     roster::Roster,
 };
 use crate::{
-    bus::InboundMessage,
+    bus::{InboundBody, InboundMessage},
     engine::{HandlerKind, Output, PhaseState, Session},
     manifest::ExternalWait,
     resource::PhaseManifest,
@@ -30,8 +30,7 @@ pub struct Voice {
     pub client: Client,
     pub events: Events,
     pub roster: Roster,
-    /// Commands and requests go to whoever answers them.
-    pub passed_on: mpsc::Sender<InboundMessage>,
+    pub passed_on: PassedOn,
     pub label_rules: LabelRules,
 }
 
@@ -52,7 +51,7 @@ struct SessionVoice {
     events: SessionEvents,
     all_events: Events,
     roster: Roster,
-    passed_on: mpsc::Sender<InboundMessage>,
+    passed_on: PassedOn,
     labels: Labels,
     object: PhaseManifest,
 }
@@ -111,12 +110,28 @@ impl Listener for SessionVoice {
     }
 
     fn pass_on(&mut self, message: InboundMessage) {
-        // Whoever asked hears nothing and asks again; a command is sent again by whoever meant it.
-        if self.passed_on.try_send(message).is_err() {
-            tracing::warn!(
-                resource = name(&self.object),
-                "too many commands and requests are waiting; one was dropped"
-            );
+        self.passed_on.pass(message);
+    }
+}
+
+/// The ways to whoever deals with what clients ask: apart, so that no flood of requests delays a command.
+#[derive(Clone)]
+pub struct PassedOn {
+    pub commands: mpsc::Sender<InboundMessage>,
+    pub requests: mpsc::Sender<InboundMessage>,
+}
+
+impl PassedOn {
+    /// Never waits. A request that finds no room is asked again by whoever hears nothing; a command is found in the
+    /// stream by the next process, where there is one.
+    pub fn pass(&self, message: InboundMessage) {
+        let (way, what) = match message.body {
+            InboundBody::Control(_) => (&self.commands, "commands"),
+            _ => (&self.requests, "requests"),
+        };
+        let session = message.session.clone();
+        if way.try_send(message).is_err() {
+            tracing::warn!(%session, "too many {what} are waiting; one was dropped");
         }
     }
 }

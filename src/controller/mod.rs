@@ -2,13 +2,14 @@
 //!
 //! Reconcile is a pipeline, one file a stage: `accept` judges the spec, `claim` decides who has the session id,
 //! `revision` keeps the plan, `reconcile` hands it to its session task or writes with `standing` why not. Beside it
-//! `listener` makes Events and labels of what sessions say, `responder` obeys commands and answers requests from the
-//! bus. `roster` is the only state that they share. `view` is what the rest of the process may see of the cluster.
+//! `listener` makes Events and labels of what sessions say, `responder` answers requests from the bus, and `command_queue`
+//! writes commands into the spec. `roster` is the only state that they share. `view` is what the rest of the process may see of the cluster.
 
 pub mod accept;
 pub mod answers;
 pub mod call;
 pub mod claim;
+mod command_queue;
 pub mod commands;
 pub mod events;
 pub mod heart;

@@ -1,19 +1,14 @@
-//! What clients ask of sessions over the bus: commands become spec, requests are answered from the status.
+//! What clients ask of sessions over the bus is answered from the status; commands go on to their queue.
 //!
 //! One task for all sessions, finished ones included, so that a flood of requests delays nobody's phases.
 
 use std::{sync::Arc, time::Duration};
 
+use futures::future::join;
 use kube::{Client, runtime::reflector::Store};
 use tokio::sync::mpsc;
 
-use super::{
-    answers,
-    call::name,
-    claim::Claim,
-    commands::{self, CommandId, Obeyed},
-    revision,
-};
+use super::{answers, call::name, claim::Claim, listener::PassedOn, revision};
 use crate::{
     bus::{Arrival, Bus, InboundBody, InboundMessage, Message, Origin, Sink},
     manifest::Plan,
@@ -32,38 +27,42 @@ pub struct Responder {
     pub origin: String,
     /// Of each watched scope.
     pub objects: Vec<Store<PhaseManifest>>,
-    /// The actor of commands.
-    pub connection: String,
+    pub passed_on: PassedOn,
 }
 
 impl Responder {
     /// Answers until both ways in have ended: from session tasks, and for sessions that do not run.
-    pub async fn run(self, mut passed_on: mpsc::Receiver<InboundMessage>, mut rest: Sink) {
-        loop {
-            let message = tokio::select! {
-                Some(message) = passed_on.recv() => message,
-                Some(arrival) = rest.next() => match arrival {
-                    Arrival::Message(message) => *message,
-                    Arrival::Missed | Arrival::CaughtUp => continue,
-                },
-                else => return,
-            };
-            let session = message.session.clone();
-            if tokio::time::timeout(ANSWER_TIMEOUT, self.respond(message)).await.is_err() {
-                tracing::warn!(%session, "a request took too long and was given up");
+    pub async fn run(self, mut requests: mpsc::Receiver<InboundMessage>, mut rest: Sink) {
+        let sorting = async {
+            while let Some(arrival) = rest.next().await {
+                if let Arrival::Message(message) = arrival {
+                    self.sort(*message);
+                }
             }
+        };
+        let answering = async {
+            while let Some(message) = requests.recv().await {
+                let session = message.session.clone();
+                if tokio::time::timeout(ANSWER_TIMEOUT, self.respond(message)).await.is_err() {
+                    tracing::warn!(%session, "a request took too long and was given up");
+                }
+            }
+        };
+        // Side by side: no command waits for an answer.
+        join(sorting, answering).await;
+    }
+
+    /// Of a session that does not run. Late reports of one that has ended come by the hundred, and change nothing any more.
+    fn sort(&self, message: InboundMessage) {
+        if !matches!(message.body, InboundBody::Ack(_) | InboundBody::State(_)) {
+            self.passed_on.pass(message);
         }
     }
 
     async fn respond(&self, message: InboundMessage) {
-        // Late reports of a session that has ended come by the hundred, and change nothing any more.
-        if matches!(message.body, InboundBody::Ack(_) | InboundBody::State(_)) {
-            return;
-        }
         // No reply for sessions that are not ours: another operator may have them.
         let Some(object) = self.object_of(&message.session) else { return };
         match &message.body {
-            InboundBody::Control(_) => self.obey(&object, &message).await,
             InboundBody::GetState if message.origin == Origin::None => {
                 let plan = self.revision_plan(&object).await;
                 self.reply(&message, answers::state(&object, plan.as_ref())).await;
@@ -84,15 +83,6 @@ impl Responder {
             Claim::may_be_to(object, session) && Claim::of(object).is_some_and(|claim| claim.session_id == *session)
         };
         self.objects.iter().find_map(|objects| objects.find(is_it))
-    }
-
-    async fn obey(&self, object: &PhaseManifest, message: &InboundMessage) {
-        let Some(control) = commands::command(message) else { return };
-        match commands::obey(&self.client, object, control, &CommandId::of_message(message), &self.connection).await {
-            Ok(Obeyed::Refused(why)) => tracing::warn!(resource = name(object), why, "a command was refused"),
-            Ok(_) => {}
-            Err(error) => tracing::warn!(resource = name(object), %error, "a command was not carried out"),
-        }
     }
 
     async fn revision_plan(&self, object: &PhaseManifest) -> Option<Plan> {

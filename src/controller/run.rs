@@ -23,9 +23,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     call::uid,
+    command_queue::CommandQueue,
     events::Events,
     heart::{Gate, Heart},
-    listener::Voice,
+    listener::{PassedOn, Voice},
     options::{Options, Scope},
     reconcile::{self, Context, reconcile, set_aside},
     responder::Responder,
@@ -38,6 +39,9 @@ use crate::{
     sessions::{Keeper, Origin},
 };
 
+/// The name of the one connection.
+const CONNECTION: &str = "default";
+
 /// Resources reconciled at a time. Each waits for the API server most of its time; more would only queue there.
 const CONCURRENCY: u16 = 16;
 /// Failures in a row after which an object is set aside: with doubling pauses some two minutes.
@@ -47,7 +51,7 @@ const PAUSE_INITIAL: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_mins(5);
 /// How long the sessions may take to store what they know.
 const STOP_TIMEOUT: Duration = Duration::from_secs(8);
-/// Requests and commands waiting for an answer.
+/// Requests that wait for an answer, and as many commands.
 const PASSED_ON_MAX: usize = 1024;
 /// Between two signs of life of the loop; the process counts as stuck after 60 s without.
 pub(super) const BEAT: Duration = Duration::from_secs(5);
@@ -65,12 +69,14 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
     let inbound = Inbound::run(bus.clone(), options.prefix.clone(), options.origin.clone()).await?;
     let events = Events::start(options.client.clone(), &options.process, options.clock);
     let roster = Roster::default();
-    let (passed_on, passed_on_out) = mpsc::channel(PASSED_ON_MAX);
+    let (commands, commands_out) = mpsc::channel(PASSED_ON_MAX);
+    let (requests, requests_out) = mpsc::channel(PASSED_ON_MAX);
+    let passed_on = PassedOn { commands, requests };
     let voice = Voice {
         client: options.client.clone(),
         events: events.clone(),
         roster: roster.clone(),
-        passed_on,
+        passed_on: passed_on.clone(),
         label_rules: options.labels.clone(),
     };
     let mut loops = Vec::new();
@@ -87,7 +93,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
             bus: bus.clone(),
             inbound: inbound.clone(),
             prefix: options.prefix.clone(),
-            connection: "default".to_owned(),
+            connection: CONNECTION.to_owned(),
             serves: options.scope.serves(),
             objects: objects.clone(),
             roster: roster.clone(),
@@ -101,20 +107,24 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
         stores.push(objects);
     }
     let sweeper = sweep(&options, &inbound).map(|sweep| tokio::spawn(sweep.run()));
-    let responder = Responder {
+    let queue = CommandQueue {
         client: options.client.clone(),
-        bus: bus.clone(),
-        origin: options.origin.clone(),
-        objects: stores,
-        connection: "default".to_owned(),
+        view: options.view.clone(),
+        inbound: inbound.clone(),
+        connection: CONNECTION.to_owned(),
     };
-    let responder = tokio::spawn(responder.run(passed_on_out, inbound.register_rest()));
+    let (client, origin) = (options.client.clone(), options.origin.clone());
+    let responder = Responder { client, bus: bus.clone(), origin, objects: stores, passed_on };
+    let queue = tokio::spawn(queue.run(commands_out));
+    let responder = tokio::spawn(responder.run(requests_out, inbound.register_rest()));
     join_all(loops).await;
-    responder.abort();
     if let Some(sweeper) = sweeper {
         sweeper.abort();
     }
     stop_sessions(&roster).await;
+    // Last: what sessions passed on may still become spec.
+    responder.abort();
+    queue.abort();
     events.flush(Duration::from_secs(2)).await;
     Ok(())
 }

@@ -19,8 +19,8 @@ use super::{
 };
 use crate::{
     bus::{
-        Arrival, Bus, InboundBody, InboundHandle, InboundMessage, Keeping, Message, Origin as From, Position, Ready,
-        Sink, streams,
+        Arrival, Bus, Hearing, InboundBody, InboundHandle, InboundMessage, Keeping, Message, Origin as From, Position,
+        Ready, Sink, streams,
     },
     engine::{AskId, Control, Edit, Input, OffersGate, Output, PhaseState, Request, Session, Settings, Shutdown},
     manifest::ExternalWait,
@@ -33,6 +33,9 @@ const ORDERS_MAX: usize = 16;
 
 /// Without a stored write for so long, nothing new is offered: what a crash could forget stays bounded.
 const UNSTORED_MAX: Duration = Duration::from_secs(15);
+
+/// Between two tries to read what the stream has and nobody heard.
+const PAST_RETRY: Duration = Duration::from_secs(5);
 
 /// `Pmp-Origin` of all that a session says: the cluster, or the one process of a laptop.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -183,6 +186,7 @@ pub fn spawn(bus: Bus, inbound: &InboundHandle, start: Start, store: impl Store,
         standing: BusStanding::Unknown,
         proved: None,
         epoch: None,
+        past_at: None,
         must_ask,
         contest: Contest::default(),
         challenged: None,
@@ -250,6 +254,8 @@ struct Task {
     proved: Option<u64>,
     /// The same at the last resync, when the past was read.
     epoch: Option<u64>,
+    /// When to ask again for what the stream has and nobody heard.
+    past_at: Option<Instant>,
     /// Runtimes may hold attempts that we do not know of.
     must_ask: bool,
     contest: Contest,
@@ -310,6 +316,7 @@ impl Task {
             let clock = self.session.poll_timeout().map(|due| self.clock.instant_of(due));
             let store = self.store_timer();
             let contest = self.contest.until();
+            let past = self.past_at;
             tokio::select! {
                 biased;
                 () = forgotten.cancelled() => return self.forget().await,
@@ -327,6 +334,7 @@ impl Task {
                 () = sleep_until(clock.unwrap_or_else(Instant::now)), if clock.is_some() => self.feed(Input::Tick).await,
                 () = sleep_until(store.unwrap_or_else(Instant::now)), if store.is_some() => self.set_gate().await,
                 () = sleep_until(contest.unwrap_or_else(Instant::now)), if contest.is_some() => self.set_gate().await,
+                () = sleep_until(past.unwrap_or_else(Instant::now)), if past.is_some() => self.read_past().await,
             }
         }
     }
@@ -410,18 +418,30 @@ impl Task {
         }
         if keeps {
             // The past first: what it says is true whatever anybody answers.
-            match self.sink.catch_up().await {
-                Ok(0) => {}
-                Ok(messages) => {
-                    tracing::debug!(session = %self.speech.session, messages, "reading what was missed");
-                    return;
-                }
-                // Whoever holds anything is asked in any case.
-                Err(error) => tracing::warn!(session = %self.speech.session, %error, "what was missed cannot be read"),
-            }
+            self.read_past().await;
+        } else {
+            self.past_at = None;
         }
         if !self.sink.is_catching_up() {
             self.link(self.proved).await;
+        }
+    }
+
+    /// Begins to read what the stream has and nobody heard; where that fails, again after a while. Whoever holds anything is
+    /// asked in any case.
+    async fn read_past(&mut self) {
+        self.past_at = None;
+        match self.sink.catch_up().await {
+            Ok(0) => {}
+            Ok(messages) => tracing::debug!(session = %self.speech.session, messages, "reading what was missed"),
+            Err(error) => tracing::warn!(session = %self.speech.session, %error, "what was missed cannot be read now"),
+        }
+        self.read_past_later();
+    }
+
+    fn read_past_later(&mut self) {
+        if self.sink.is_behind() && self.proved.is_some() {
+            self.past_at = Some(Instant::now() + PAST_RETRY);
         }
     }
 
@@ -457,8 +477,12 @@ impl Task {
 
     async fn arrived(&mut self, arrival: Arrival) {
         match arrival {
-            Arrival::Missed => self.feed(Input::Resync).await,
+            Arrival::Missed => {
+                self.feed(Input::Resync).await;
+                self.read_past_later();
+            }
             Arrival::CaughtUp => {
+                self.read_past_later();
                 // Stored at once, or a process that is killed soon again leaves as much to read to the next, and more.
                 self.urgency = Urgency::Now;
                 self.link(self.proved).await;
@@ -488,8 +512,12 @@ impl Task {
             InboundBody::State(state) => self.feed(Input::Report(state.into_input())).await,
             InboundBody::Control(ref control) => {
                 // Meant for what ran before the last edit, by whoever could not know of it.
-                let is_stale = message.place.as_ref().is_some_and(|place| place.at < self.session.started_at());
-                if control.command == Command::Cancel && control.phase.is_none() && !is_stale {
+                let is_news = message.place.as_ref().is_none_or(|place| match place.hearing {
+                    Hearing::Live => true,
+                    Hearing::Late => place.at >= self.session.started_at(),
+                    Hearing::Before => false,
+                });
+                if control.command == Command::Cancel && control.phase.is_none() && is_news {
                     // Runtimes heard it too and are stopping: what they report next is no failure. Spec follows.
                     let settings = Settings { shutdown: Some(Shutdown::Cancel), ..self.session.settings().clone() };
                     self.feed(Input::Settings(Box::new(settings))).await;

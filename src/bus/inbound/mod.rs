@@ -17,10 +17,12 @@ mod twins;
 
 use std::sync::Arc;
 
+use futures::StreamExt as _;
 use jiff::Timestamp;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
+    time::timeout,
 };
 
 pub use self::{
@@ -28,7 +30,7 @@ pub use self::{
     sink::{Arrival, Sink},
 };
 use self::{routes::Routes, twins::Print};
-use super::{Bus, Error, Position};
+use super::{Begin, Bus, CALL_TIMEOUT, Error, Position, streams};
 use crate::protocol::{AckMessage, Channel, ControlMessage, Prefix, SessionId, StateMessage};
 
 /// What the operator listens to. `start` is not among them: submissions come with their own setting.
@@ -88,7 +90,20 @@ pub struct InboundMessage {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     pub position: Position,
+    /// By the server's clock.
     pub at: Timestamp,
+    pub hearing: Hearing,
+}
+
+/// When a message was heard that the stream has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hearing {
+    /// As it was said.
+    Live,
+    /// From the stream only, some time after it was said.
+    Late,
+    /// As it was said, and it was passed on then; only its place is news.
+    Before,
 }
 
 impl InboundMessage {
@@ -182,6 +197,25 @@ impl InboundHandle {
     /// that do not run.
     pub fn register_rest(&self) -> Sink {
         self.routes.register(self.bus.clone(), None)
+    }
+
+    /// All commands that the stream of reports has, of every session, in their order: some came while nobody listened.
+    ///
+    /// Two calls to the server and a reading that may take a second for each 100,000 of them.
+    pub async fn kept_commands(&self) -> Result<Vec<InboundMessage>, Error> {
+        let Some(storage) = self.bus.storage() else { return Ok(Vec::new()) };
+        let prefix = &self.routes.prefix;
+        let facts = storage.facts(&streams::reports(prefix).name).await?;
+        let patterns = [prefix.pattern(Channel::Control)];
+        let mut reading = storage.read(&facts.name, &patterns, Begin::Sequence(1)).await?;
+        let place = Position { stream: facts.name, created: facts.created, sequence: 0 };
+        let mut commands = Vec::new();
+        for _ in 0..reading.pending {
+            // Nothing more comes where the rest was removed meanwhile.
+            let Ok(Some(stored)) = timeout(CALL_TIMEOUT, reading.messages.next()).await else { break };
+            commands.extend(self.routes.read_past(stored?, &place).filter(|message| message.origin == Origin::None));
+        }
+        Ok(commands)
     }
 
     /// Changes at every proof and every loss of one.

@@ -9,10 +9,10 @@ use tokio::{
 };
 
 use super::{
-    Keeping, Place,
+    Hearing, Keeping, Place,
     reports::FromStream,
     routes::{Kind, Routes},
-    twins::Twins,
+    twins::{Copy, Twins},
 };
 use crate::bus::{Message, Position, Stored, Subscription};
 
@@ -25,25 +25,29 @@ pub(super) async fn run(
 ) {
     let _end = EndOfSinks(&routes);
     let mut messages = stream::select_all(subscriptions.into_iter().map(raw));
-    let mut pump = Pump { routes: &routes, keeping, twins: Twins::default(), has_stream: true };
+    let mut pump = Pump { routes: &routes, keeping, twins: Twins::new(Instant::now()), has_stream: true };
     loop {
         let due = pump.twins.due();
         tokio::select! {
-            message = messages.next() => match message {
-                Some(message) => pump.hear(message),
-                None => return,
-            },
-            said = stored.recv(), if pump.has_stream => match said {
-                Some(FromStream::Message(stored)) => pump.read(stored),
-                Some(FromStream::At(position)) => pump.routes.reach(position),
-                Some(FromStream::Gap) => pump.routes.miss_all(),
-                None => pump.has_stream = false,
-            },
+            // In a fixed order, so that a simulation can be replayed.
+            biased;
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                 while let Some(command) = pump.twins.release(Some(Instant::now())) {
                     pump.routes.route(command, None);
                 }
             }
+            message = messages.next() => {
+                let Some(message) = message else { return };
+                pump.hear(message);
+                // In turns, or a flood of plain messages would keep the stream from being read.
+                if let Ok(said) = stored.try_recv() {
+                    pump.told(said);
+                }
+            }
+            said = stored.recv(), if pump.has_stream => match said {
+                Some(said) => pump.told(said),
+                None => pump.has_stream = false,
+            },
         }
     }
 }
@@ -57,18 +61,25 @@ struct Pump<'a> {
 }
 
 impl Pump<'_> {
+    fn told(&mut self, said: FromStream) {
+        match said {
+            FromStream::Message(stored) => self.read(stored),
+            FromStream::At(position) => self.routes.reach(position),
+            FromStream::Gap => self.routes.miss_all(),
+        }
+    }
+
     fn hear(&mut self, message: Message) {
-        let kind = self.routes.kind(&message);
-        // Commands wait only while the stream is read. A report's print is kept in any case: the stream may have it before
-        // we are told that there is one.
+        // Commands wait only while the stream is read. Prints are kept in any case: the stream may have the message
+        // before we are told that there is one.
         let is_kept = self.keeping.borrow().1 == Keeping::Reports;
-        match kind {
+        match self.routes.kind(&message) {
             Kind::Command if is_kept => {
                 if let Some(command) = self.twins.hold(message, Instant::now()) {
                     self.routes.route(command, None);
                 }
             }
-            Kind::Report if self.has_stream && !self.twins.hear(&message, is_kept, Instant::now()) => {}
+            Kind::Report | Kind::Command if self.has_stream && !self.twins.hear(&message, Instant::now()) => {}
             Kind::Report | Kind::Command | Kind::Other => self.routes.route(message, None),
         }
     }
@@ -76,9 +87,22 @@ impl Pump<'_> {
     fn read(&mut self, stored: Stored) {
         let Stored { sequence, at, message } = stored;
         let kind = self.routes.kind(&message);
-        if matches!(kind, Kind::Report | Kind::Command) && self.twins.read(&message, Instant::now()) {
-            let place = self.routes.reached().map(|reached| Place { position: Position { sequence, ..reached }, at });
-            self.routes.make_good(message, place.filter(|_| kind == Kind::Command));
+        if matches!(kind, Kind::Report | Kind::Command) {
+            let copy = self.twins.read(&message, at, Instant::now());
+            let hearing = match copy {
+                Copy::News => Hearing::Late,
+                Copy::Held => Hearing::Live,
+                Copy::Repeat => Hearing::Before,
+            };
+            let place = self.routes.reached().filter(|_| kind == Kind::Command);
+            let place = place.map(|reached| Place { position: Position { sequence, ..reached }, at, hearing });
+            match copy {
+                Copy::News => self.routes.make_good(message, place),
+                Copy::Held => self.routes.route(message, place),
+                // Of a report there is nothing to tell; of a command its place.
+                Copy::Repeat if place.is_some() => self.routes.route(message, place),
+                Copy::Repeat => {}
+            }
         }
         self.routes.reach_on(sequence);
     }

@@ -73,7 +73,11 @@ pub(super) async fn read(bus: Bus, prefix: Prefix, to: mpsc::Sender<FromStream>,
             Err(error) => {
                 tracing::debug!(%error, "reports are not kept");
                 say(&says, epoch, Keeping::Nothing { reason: error.reason(), message: error.to_string() });
-                if matches!(error, Error::Stream { .. } | Error::Timeout { .. }) { RETRY } else { RETRY_WITHOUT }
+                if matches!(error, Error::NoStream { .. } | Error::Stream { .. } | Error::Timeout { .. }) {
+                    RETRY
+                } else {
+                    RETRY_WITHOUT
+                }
             }
         };
         let is_other = |link: &Link| link.epoch != epoch || !link.is_connected();
@@ -134,6 +138,8 @@ impl Reader<'_> {
     async fn follow(&mut self, mut reading: Reading, link: &mut watch::Receiver<Link>, epoch: u64) -> Ended {
         loop {
             let stored = tokio::select! {
+                // In a fixed order, so that a simulation can be replayed.
+                biased;
                 stored = reading.messages.next() => stored,
                 other = link.wait_for(|link| link.epoch != epoch || !link.is_connected()) => {
                     return if other.is_ok() { Ended::Link } else { Ended::Pump };

@@ -1,16 +1,16 @@
 //! Where a message goes: from its subject and its body to the sink of its session. No waiting, no IO.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::{Arrival, Counters, InboundBody, InboundMessage, Origin, Place, Sink, twins::Print};
+use super::{Arrival, Counters, Hearing, InboundBody, InboundMessage, Origin, Place, Sink, twins::Print};
 use crate::{
     bus::{Bus, Message, Position, Stored},
     protocol::{AckMessage, Channel, ControlMessage, MessageError, Prefix, SessionId, StateMessage, headers},
@@ -18,6 +18,9 @@ use crate::{
 
 /// Messages that wait for one session; at the most a session has two for each phase in flight.
 const SINK_MESSAGES_MAX: usize = 4096;
+
+/// Sessions that read the past at a time. Each has a consumer of its own meanwhile.
+const READERS_MAX: usize = 32;
 
 /// Longest name kept of whoever speaks.
 const NAME_CHARS_MAX: usize = 128;
@@ -52,13 +55,16 @@ pub(super) struct Routes {
     probes: Mutex<HashMap<String, oneshot::Sender<()>>>,
     /// Up to here the stream was read, and everything stands in its queue.
     reached: Mutex<Option<Position>>,
+    /// Of those who read the past: a stream has room for a thousand consumers, and ten thousand sessions may begin at once.
+    pub(super) turns: Arc<Semaphore>,
     counters: AtomicCounters,
 }
 
 #[derive(Default)]
 struct Sinks {
     next_id: u64,
-    sessions: HashMap<SessionId, Entry>,
+    /// In an order, so that a simulation can be replayed.
+    sessions: BTreeMap<SessionId, Entry>,
     rest: Option<Entry>,
 }
 
@@ -76,6 +82,7 @@ impl Routes {
             sinks: Mutex::default(),
             probes: Mutex::default(),
             reached: Mutex::default(),
+            turns: Arc::new(Semaphore::new(READERS_MAX)),
             counters: AtomicCounters::default(),
         }
     }
@@ -95,8 +102,9 @@ impl Routes {
         }
     }
 
-    /// Ends a registration, unless another has taken it over.
-    pub(super) fn forget(&self, session: Option<&SessionId>, id: u64) {
+    /// Ends a registration, unless another has taken it over. What nobody has read of it goes to whoever has the session
+    /// now, before anything that comes later.
+    pub(super) fn forget(&self, session: Option<&SessionId>, id: u64, receiver: &mut mpsc::Receiver<Arrival>) {
         let mut sinks = self.sinks();
         match session {
             Some(session) if sinks.sessions.get(session).is_some_and(|entry| entry.id == id) => {
@@ -104,6 +112,12 @@ impl Routes {
             }
             None if sinks.rest.as_ref().is_some_and(|entry| entry.id == id) => sinks.rest = None,
             _ => {}
+        }
+        receiver.close();
+        while let Ok(arrival) = receiver.try_recv() {
+            if let Arrival::Message(message) = arrival {
+                self.hand_on(&sinks, *message);
+            }
         }
     }
 
@@ -126,6 +140,7 @@ impl Routes {
     pub(super) fn register(self: &Arc<Self>, bus: Bus, session: Option<SessionId>) -> Sink {
         let (sender, receiver) = mpsc::channel(SINK_MESSAGES_MAX);
         let missed = Arc::new(AtomicBool::new(false));
+        let drained = self.reached().map_or(0, |reached| reached.sequence);
         let mut sinks = self.sinks();
         sinks.next_id += 1;
         let id = sinks.next_id;
@@ -146,6 +161,7 @@ impl Routes {
             twins: HashMap::new(),
             twins_within: 0,
             given: None,
+            drained,
             is_behind: false,
         }
     }
@@ -184,15 +200,16 @@ impl Routes {
         self.route(message, place);
     }
 
-    /// A message from before its session was registered here; nothing for what is no session's to hear.
-    pub(super) fn read_past(&self, stored: Stored) -> Option<InboundMessage> {
+    /// A message from before its session was registered here, out of this stream; nothing for what is no session's to hear.
+    pub(super) fn read_past(&self, stored: Stored, of: &Position) -> Option<InboundMessage> {
         let Stored { sequence, at, message } = stored;
         let kind = self.kind(&message);
-        let place = self.reached().map(|reached| Place { position: Position { sequence, ..reached }, at });
         if kind == Kind::Other {
             return None;
         }
-        self.read(message, place.filter(|_| kind == Kind::Command))
+        let position = || Position { stream: of.stream.clone(), created: of.created, sequence };
+        let place = (kind == Kind::Command).then(|| Place { position: position(), at, hearing: Hearing::Late });
+        self.read(message, place)
     }
 
     // === messages ===
@@ -218,7 +235,7 @@ impl Routes {
         }
         count(&self.counters.received);
         if let Some(message) = self.read(message, place) {
-            self.hand_on(message);
+            self.hand_on(&self.sinks(), message);
         }
     }
 
@@ -261,8 +278,7 @@ impl Routes {
         }
     }
 
-    fn hand_on(&self, message: InboundMessage) {
-        let sinks = self.sinks();
+    fn hand_on(&self, sinks: &Sinks, message: InboundMessage) {
         let Some(entry) = sinks.sessions.get(&message.session).or(sinks.rest.as_ref()) else {
             return count(&self.counters.unclaimed);
         };

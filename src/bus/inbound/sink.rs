@@ -6,16 +6,23 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use futures::StreamExt;
-use tokio::sync::mpsc;
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc},
+    time::{Instant, timeout, timeout_at},
+};
 
 use super::{InboundMessage, routes::Routes, twins::Print};
 use crate::{
-    bus::{Begin, Bus, Error, Position, Reading},
+    bus::{Begin, Bus, CALL_TIMEOUT, Error, Position, Reading},
     protocol::{Channel, SessionId},
 };
+
+/// A reading that brings nothing for so long has nothing left: what it promised was removed meanwhile.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a [`Sink`] gives.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,12 +44,14 @@ pub struct Sink {
     pub(super) receiver: mpsc::Receiver<Arrival>,
     pub(super) missed: Arc<AtomicBool>,
     pub(super) past: Option<Past>,
-    /// Messages of the past that are in the queue, too, and how many of the queue may be such.
+    /// Messages of the past that may be in the queue, too, and how many of the queue may be such.
     pub(super) twins: HashMap<Print, u32>,
     pub(super) twins_within: usize,
     /// Up to here everything was given.
     pub(super) given: Option<Position>,
-    /// There is more behind that place, and it was not asked for yet.
+    /// What the stream had been read to when the queue was empty last: what is in it now was kept behind that.
+    pub(super) drained: u64,
+    /// There is more behind [`Self::given`] than the queue has, and it was not asked for yet.
     pub(super) is_behind: bool,
 }
 
@@ -50,24 +59,36 @@ pub struct Sink {
 pub(super) struct Past {
     reading: Reading,
     left: u64,
+    /// Without a message until then, what was left is gone from the stream.
+    patience: Instant,
+    _turn: OwnedSemaphorePermit,
 }
 
 impl Sink {
     /// The next arrival; `None` when another took the session over or the pump ended. Cancelling it loses nothing.
     pub async fn next(&mut self) -> Option<Arrival> {
         while let Some(past) = &mut self.past {
-            let read = if past.left == 0 { None } else { past.reading.messages.next().await };
+            let read = match past.left {
+                0 => None,
+                _ => timeout_at(past.patience, past.reading.messages.next()).await.ok().flatten(),
+            };
             let Some(Ok(stored)) = read else {
-                // A reading that broke off is begun again behind the same place.
+                // A reading that broke off is to be begun again behind the same place.
                 self.is_behind = past.left > 0;
                 self.past = None;
                 self.twins_within = self.receiver.len();
                 return Some(Arrival::CaughtUp);
             };
             past.left -= 1;
-            let print = Print::of(&stored.message);
-            *self.twins.entry(print).or_default() += 1;
-            if let Some(message) = self.routes.read_past(stored)
+            past.patience = Instant::now() + PATIENCE;
+            if let Some(given) = &mut self.given {
+                given.sequence = stored.sequence;
+            }
+            if stored.sequence > self.drained {
+                *self.twins.entry(Print::of(&stored.message)).or_default() += 1;
+            }
+            if let Some(given) = &self.given
+                && let Some(message) = self.routes.read_past(stored, given)
                 && self.session.as_ref() == Some(&message.session)
             {
                 return Some(Arrival::Message(Box::new(message)));
@@ -76,6 +97,7 @@ impl Sink {
         loop {
             // The flag is raised only while the queue is full, so whoever reads on comes by here.
             if self.missed.swap(false, Ordering::AcqRel) {
+                self.is_behind = self.given.is_some();
                 return Some(Arrival::Missed);
             }
             let arrival = self.receiver.recv().await?;
@@ -91,8 +113,13 @@ impl Sink {
         }
         self.twins_within -= 1;
         let Arrival::Message(message) = arrival else { return false };
-        let count = message.print.and_then(|print| self.twins.get_mut(&print)).filter(|count| **count > 0);
-        let is_twin = count.map(|count| *count -= 1).is_some();
+        // A place is more than words.
+        let is_twin = if let (Some(place), Some(given)) = (&message.place, &self.given) {
+            place.position.sequence <= given.sequence
+        } else {
+            let count = message.print.and_then(|print| self.twins.get_mut(&print)).filter(|count| **count > 0);
+            count.map(|count| *count -= 1).is_some()
+        };
         if self.twins_within == 0 {
             self.twins = HashMap::new();
         }
@@ -109,23 +136,31 @@ impl Sink {
 
     /// Gives next what the stream has of this session behind [`Self::since`]; how many messages that is.
     ///
-    /// Nothing if the stream is another one by now, or all was given. Two calls to the server, each within
-    /// [`crate::bus::CALL_TIMEOUT`]; after an error it can be asked for again.
+    /// Nothing if the stream is another one by now, or all was given. Waits for its turn and makes two calls to the
+    /// server, each within [`CALL_TIMEOUT`]; after an error, and while [`Self::is_behind`], it can be asked for again.
     pub async fn catch_up(&mut self) -> Result<u64, Error> {
         let (Some(since), Some(session), true) = (&self.given, &self.session, self.is_behind) else { return Ok(0) };
         let Some(storage) = self.bus.storage() else { return Ok(0) };
-        let facts = storage.facts(&since.stream).await?;
-        if facts.created != since.created || facts.last <= since.sequence {
+        let turn = timeout(CALL_TIMEOUT, self.routes.turns.clone().acquire_owned()).await;
+        let Ok(Ok(turn)) = turn else { return Err(Error::Timeout { subject: since.stream.clone() }) };
+        let facts = match storage.facts(&since.stream).await {
+            Err(Error::NoStream { .. }) => None,
+            facts => Some(facts?),
+        };
+        let Some(facts) = facts.filter(|facts| facts.created == since.created && facts.last > since.sequence) else {
             self.is_behind = false;
             return Ok(0);
+        };
+        if self.receiver.is_empty() {
+            self.drained = self.routes.reached().map_or(0, |reached| reached.sequence);
         }
         let prefix = &self.routes.prefix;
         let patterns = [Channel::State, Channel::Control].map(|channel| prefix.subject(session, channel));
-        let reading = storage.read(&since.stream, &patterns, Begin::Sequence(since.sequence + 1)).await?;
+        let reading = storage.read(&facts.name, &patterns, Begin::Sequence(since.sequence + 1)).await?;
         let left = reading.pending;
         self.is_behind = false;
         if left > 0 {
-            self.past = Some(Past { reading, left });
+            self.past = Some(Past { reading, left, patience: Instant::now() + PATIENCE, _turn: turn });
         }
         Ok(left)
     }
@@ -135,13 +170,19 @@ impl Sink {
         self.past.is_some()
     }
 
+    /// Whether [`Self::catch_up`] is to be asked for: what the stream has was not read, or not to its end.
+    pub fn is_behind(&self) -> bool {
+        self.is_behind
+    }
+
     /// The place in the stream up to which everything was given; nothing where the bus keeps nothing, or not yet.
     ///
     /// To be asked when all that [`Self::next`] gave is dealt with: it is stored beside what came of it.
     pub fn position(&mut self) -> Option<&Position> {
         // The place is read before the queue is looked at: what stands before it was put there before it was noted.
         let reached = self.routes.reached();
-        let is_up_to_date = self.past.is_none() && !self.is_behind && self.receiver.is_empty();
+        let is_up_to_date =
+            self.past.is_none() && !self.is_behind && self.receiver.is_empty() && !self.missed.load(Ordering::Acquire);
         if is_up_to_date && reached.is_some() {
             self.given = reached;
         }
@@ -151,6 +192,6 @@ impl Sink {
 
 impl Drop for Sink {
     fn drop(&mut self) {
-        self.routes.forget(self.session.as_ref(), self.id);
+        self.routes.forget(self.session.as_ref(), self.id, &mut self.receiver);
     }
 }

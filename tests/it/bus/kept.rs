@@ -98,7 +98,7 @@ async fn a_report_is_heard_once_though_it_comes_twice() {
     let end = last(&runtime).await;
     let place = position(&mut sink, end).await;
     assert_eq!(place.sequence, end);
-    assert_eq!(inbound.counters().made_good, 1, "the command alone waited for its copy from the stream");
+    assert_eq!(inbound.counters().made_good, 0, "nothing was missed");
 }
 
 #[tokio::test]
@@ -170,8 +170,14 @@ async fn a_command_from_the_stream_has_a_place() {
     let mut places = Vec::new();
     for _ in 0..2 {
         say(&client, Channel::Control, json!({"command": "x-retry", "x-phaseId": "a"})).await;
-        let Arrival::Message(command) = arrival(&mut sink).await else { panic!("a command") };
-        places.push(command.place.unwrap().position.sequence);
+        // On a busy machine the place may come after the command.
+        let place = loop {
+            let Arrival::Message(command) = arrival(&mut sink).await else { panic!("a command") };
+            if let Some(place) = command.place {
+                break place;
+            }
+        };
+        places.push(place.position.sequence);
     }
     assert!(places[0] < places[1], "the same words twice are two commands");
 }
