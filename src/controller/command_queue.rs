@@ -115,7 +115,7 @@ impl CommandQueue {
                 tracing::warn!(resource = name(&object), %error, "a command was not carried out");
                 return session;
             }
-            tracing::debug!(resource = name(&object), %error, "a command is tried again");
+            tracing::warn!(resource = name(&object), %error, "a command is tried again");
             sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }

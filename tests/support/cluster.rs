@@ -3,7 +3,7 @@
 //! No controllers run: a deleted namespace would stay Terminating for ever, so tests make namespaces and leave them.
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -185,6 +185,20 @@ impl Cluster {
         let server = json!({"server": self.servers.url, "certificate-authority": self.servers.authority});
         write_kubeconfig(&path, &server, namespace, &json!({"token": token}));
         path
+    }
+
+    /// An administrator's kubeconfig that leads to this address on loopback, behind which the API server is.
+    pub fn kubeconfig_through(&self, address: SocketAddr) -> PathBuf {
+        let text = fs::read_to_string(&self.kubeconfig).expect("the harness wrote this kubeconfig");
+        let path = scratch("through").join("kubeconfig");
+        fs::write(&path, text.replace(&self.servers.url, &format!("https://{address}"))).expect("scratch is writable");
+        path
+    }
+
+    /// Where the API server listens.
+    pub fn address(&self) -> SocketAddr {
+        let address = self.servers.url.trim_start_matches("https://");
+        address.parse().expect("the harness gave it an address on loopback")
     }
 
     /// A client with the rights of a ServiceAccount and no others.

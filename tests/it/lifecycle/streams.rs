@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::bed::{Bed, SOON, condition, phase_state};
 use crate::resource::teach;
-use crate::support::{NatsConfig, Signal, eventually, nats, own_cluster, scratch, shared_nats};
+use crate::support::{NatsConfig, Passage, Signal, eventually, nats, own_cluster, scratch, shared_nats};
 
 /// Publishes as a peer that knows only PMP 1.0.0.
 async fn report(bed: &Bed, phase: &str, status: &str) {
@@ -79,6 +79,53 @@ async fn a_command_that_came_while_no_operator_ran_is_obeyed_once() {
     assert!(skips("a") <= 1 && skips("b") == 1, "{requests:?}");
     command(&bed, "cancel", None).await;
     bed.until_state("boot", "Cancelled").await;
+}
+
+/// The command was taken by the stream; that the API server is away is nothing to whoever sent it.
+#[tokio::test]
+async fn commands_that_cannot_be_written_are_obeyed_when_the_api_server_is_back() {
+    let (mut bed, cluster) = Bed::new("command-unwritten").await;
+    let passage = Passage::to(cluster.address()).await;
+    bed.kubeconfig = cluster.kubeconfig_through(passage.address);
+    let operator = bed.operator();
+    bed.create("boot", json!({"phases": chain(), "timeouts": {"offer": "300ms"}})).await;
+    bed.until_phase("boot", "a", "Offered").await;
+    passage.swallow();
+    command(&bed, "x-skip", Some("a")).await;
+    command(&bed, "pause", None).await;
+    let is_tried = async || operator.stderr().contains("a command is tried again").then_some(());
+    eventually(SOON, "the operator cannot write it", is_tried).await;
+    passage.open();
+    bed.until_phase("boot", "a", "Skipped").await;
+    bed.until("boot", "it pauses", |status| status["state"] == "Suspended").await;
+}
+
+#[tokio::test]
+async fn a_command_to_a_session_that_has_ended_is_obeyed_once_though_no_operator_ran() {
+    let (bed, _cluster) = Bed::new("command-ended").await;
+    let mut operator = bed.operator();
+    let _runtime = bed.runtime("one").await;
+    let phases = json!([bed.shell("a", &[], "echo a >> $DIR/ran; exit 1")]);
+    bed.create("boot", json!({"phases": phases, "timeouts": {"offer": "300ms"}})).await;
+    bed.until_state("boot", "Failed").await;
+    for times in 2..=3 {
+        operator.signal(Signal::KILL);
+        operator.wait(SOON).await;
+        command(&bed, "x-retry", Some("a")).await;
+        operator = bed.operator();
+        bed.until_ran(times).await;
+        let is_over = |status: &Value| status["state"] == "Failed" && status["phases"][0]["run"] == json!(times);
+        bed.until("boot", "it has failed once more", is_over).await;
+    }
+    // Whatever was to be obeyed once more would be before this.
+    operator.signal(Signal::KILL);
+    operator.wait(SOON).await;
+    operator = bed.operator();
+    command(&bed, "x-retry", Some("a")).await;
+    bed.until("boot", "it has failed once more", |status| status["phases"][0]["run"] == json!(4)).await;
+    bed.until_state("boot", "Failed").await;
+    assert_eq!(bed.ran()["a"], 4);
+    drop(operator);
 }
 
 #[tokio::test]
