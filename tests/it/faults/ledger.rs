@@ -55,7 +55,7 @@ impl Ledger {
                     runtime: runtime.parse().expect("the shell writes a process id"),
                 }),
                 ["-", phase, token, at] => {
-                    ledger.ended.push(Ended { phase: phase.to_owned(), token: token.to_owned(), at: millis(at) })
+                    ledger.ended.push(Ended { phase: phase.to_owned(), token: token.to_owned(), at: millis(at) });
                 }
                 _ => panic!("{} has a line that no phase writes: {line:?}", file.display()),
             }
