@@ -32,6 +32,8 @@ const RUN_MAX: Duration = Duration::from_mins(4);
 const LATE: Duration = Duration::from_secs(2);
 /// Whoever still writes then writes for ever.
 const LATE_MAX: Duration = Duration::from_mins(1);
+/// For as many idle resources as there are.
+const CLEAR_MAX: Duration = Duration::from_mins(15);
 
 /// As much of an object as is needed to see that it is done.
 pub type Seen = Object<Ignored, SeenStatus>;
@@ -196,14 +198,17 @@ async fn create(job: &Job<'_>) -> Instant {
     answers.into_iter().min().expect("there is at least one object")
 }
 
-/// Deletes what the run made, and returns when the API server has none left.
+/// Deletes what the run made, and returns when the API server has none left. Ten thousand take it longer than the minute
+/// that it gives a call: it breaks that off, and the next goes on.
 pub async fn clear(client: &Client, namespace: &str, resource: &ApiResource) {
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, resource);
+    let began = Instant::now();
     loop {
-        api.delete_collection(&DeleteParams::default(), &ListParams::default()).await.expect("objects can be deleted");
+        let deleted = api.delete_collection(&DeleteParams::default(), &ListParams::default()).await;
         if api.list_metadata(&ListParams::default().limit(1)).await.is_ok_and(|list| list.items.is_empty()) {
             return;
         }
+        assert!(began.elapsed() < CLEAR_MAX, "objects are left: {:?}", deleted.err());
     }
 }
 
