@@ -9,7 +9,7 @@ BEGAN := $(shell date +%s)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test lint format clippy unit it faults testbed servers python generate fuzz sim guards soak bench bench-peers deny clean
+.PHONY: help run test lint format clippy unit it faults testbed servers python generate fuzz sim guards soak soak-kills soak-storms bench bench-peers deny clean
 
 # $(call stage,what it does,command): says so, runs it, and says how long it took.
 define stage
@@ -62,7 +62,7 @@ fuzz: ## The property and model tests with many more cases, optimised (CASES=200
 	$(call stage,run the property tests with $(CASES) cases each,PROPTEST_CASES=$(CASES) $(CARGO) test --release --quiet --lib)
 	$(call stage,run $(CASES) schedules against the engine,PMP_MODEL_SCHEDULES=$(CASES) $(CARGO) test --release --quiet --test it model::)
 
-sim: ## The simulation with many more storms, optimised (CASES=20000)
+sim: testbed ## The simulation with many more storms, optimised (CASES=20000)
 	$(call stage,play $(CASES) storms over the whole operator,PMP_SIM_SCHEDULES=$(CASES) $(CARGO) test --release --quiet --test it sim::)
 
 guards: ## Break every guard of the engine, one at a time, and demand that the model test notices
@@ -74,9 +74,13 @@ bench: servers ## How fast we are, on real servers, beside Argo where it was bui
 bench-peers: ## Build Argo's own controller for `make bench`: ten to twenty minutes, at the lowest priority
 	$(call stage,build the peers,benches/peers/build)
 
-soak: testbed ## The long form: the operator killed 500 times within 30 minutes, and 200,000 storms (SOAK_KILLS=500 SOAK_SECONDS=1800)
-	$(call stage,play 200000 storms over the whole operator,PMP_SIM_SCHEDULES=200000 $(CARGO) test --release --quiet --test it sim::)
+soak: soak-kills soak-storms ## The long form of both: the operator killed 500 times, then 200,000 storms
+
+soak-kills: testbed ## The operator killed 500 times within 30 minutes (SOAK_KILLS=500 SOAK_SECONDS=1800)
 	$(call stage,kill the operator $(SOAK_KILLS) times within $(SOAK_SECONDS) s,PMP_SOAK_KILLS=$(SOAK_KILLS) PMP_SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --quiet --test it faults::soak::)
+
+soak-storms: CASES = 200000
+soak-storms: sim ## The simulation with 200,000 storms
 
 deny: ## Licences, bans and advisories of the dependencies (needs cargo-deny)
 	$(call stage,check the dependencies,$(CARGO) deny check)

@@ -68,7 +68,9 @@ pub async fn measure(cluster: &Cluster, nats: &Nats, rest: Rest, count: usize, w
         Rest::Finished => Some(finished(cluster, nats, &namespace).await),
         Rest::Suspended => None,
     };
+    let began = Instant::now();
     fill(&cluster.client, &namespace, count, model.as_ref()).await;
+    eprintln!("made in {:.0} s", began.elapsed().as_secs_f64());
     let began = Instant::now();
     let operator = Operator::start(cluster, &namespace, nats).await;
     let pid = operator.process.pid();

@@ -28,8 +28,12 @@ use crate::{
 const CREATORS: usize = 8;
 /// A run that takes longer has not finished.
 const RUN_MAX: Duration = Duration::from_mins(4);
-/// After the end, for Events and labels that come late.
+/// After the end Events and labels come late, one after the other: there are no more when none came for so long.
 const LATE: Duration = Duration::from_secs(2);
+/// Whoever still writes then writes for ever.
+const LATE_MAX: Duration = Duration::from_mins(1);
+/// For as many idle resources as there are.
+const CLEAR_MAX: Duration = Duration::from_mins(15);
 
 /// As much of an object as is needed to see that it is done.
 pub type Seen = Object<Ignored, SeenStatus>;
@@ -158,11 +162,25 @@ pub async fn run(job: Job<'_>) -> Figures {
     }
     (figures.cpu_s, figures.noise) = (used.seconds, used.noise);
     figures.controller_peak_mib = memory_mib(job.controller).1;
-    tokio::time::sleep(LATE).await;
     let own = u64::try_from(count).unwrap_or(u64::MAX);
-    figures.writes = Writes::read(job.client).await.since(&writes).without(&format!("POST {kind}"), own);
+    figures.writes = all_writes(job.client).await.since(&writes).without(&format!("POST {kind}"), own);
     clear(job.client, job.namespace, &job.resource).await;
     figures
+}
+
+/// What the API server has counted once no more is written.
+async fn all_writes(client: &Client) -> Writes {
+    let began = Instant::now();
+    let mut last = Writes::read(client).await;
+    while began.elapsed() < LATE_MAX {
+        tokio::time::sleep(LATE).await;
+        let now = Writes::read(client).await;
+        if now == last {
+            break;
+        }
+        last = now;
+    }
+    last
 }
 
 /// Creates them all; says when the first answer came.
@@ -180,14 +198,17 @@ async fn create(job: &Job<'_>) -> Instant {
     answers.into_iter().min().expect("there is at least one object")
 }
 
-/// Deletes what the run made, and returns when the API server has none left.
+/// Deletes what the run made, and returns when the API server has none left. Ten thousand take it longer than the minute
+/// that it gives a call: it breaks that off, and the next goes on.
 pub async fn clear(client: &Client, namespace: &str, resource: &ApiResource) {
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, resource);
+    let began = Instant::now();
     loop {
-        api.delete_collection(&DeleteParams::default(), &ListParams::default()).await.expect("objects can be deleted");
+        let deleted = api.delete_collection(&DeleteParams::default(), &ListParams::default()).await;
         if api.list_metadata(&ListParams::default().limit(1)).await.is_ok_and(|list| list.items.is_empty()) {
             return;
         }
+        assert!(began.elapsed() < CLEAR_MAX, "objects are left: {:?}", deleted.err());
     }
 }
 

@@ -65,6 +65,12 @@ impl Process {
         self.read("stderr")
     }
 
+    /// Where its standard error is kept, also when it is gone.
+    #[allow(dead_code, reason = "the bench has no use for it, tests have")]
+    pub fn stderr_file(&self) -> PathBuf {
+        self.dir.join("stderr")
+    }
+
     /// Its exit code if it has ended: 128 plus the signal where one ended it.
     pub fn exit_code(&mut self) -> Option<i32> {
         let status = self.leash.try_wait().expect("the leash is our child");

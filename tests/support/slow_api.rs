@@ -9,7 +9,8 @@
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -31,13 +32,18 @@ const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub struct SlowApi {
     /// Leads here and needs no credentials.
     pub kubeconfig: PathBuf,
+    stored: Stored,
     task: JoinHandle<()>,
 }
+
+/// When the API server said that it had stored a status.
+type Stored = Arc<Mutex<Vec<Instant>>>;
 
 #[derive(Clone)]
 struct Way {
     client: kube::Client,
     delay: Duration,
+    stored: Stored,
 }
 
 impl SlowApi {
@@ -45,7 +51,8 @@ impl SlowApi {
     pub async fn to(cluster: &Cluster, delay: Duration) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("loopback has a free port");
         let address = listener.local_addr().expect("a bound listener has an address");
-        let way = Way { client: cluster.client.clone(), delay };
+        let stored = Stored::default();
+        let way = Way { client: cluster.client.clone(), delay, stored: Arc::clone(&stored) };
         let routes = Router::new().fallback(pass).with_state(way);
         let task = tokio::spawn(async move {
             axum::serve(listener, routes).await.expect("serving ends with its task");
@@ -53,7 +60,13 @@ impl SlowApi {
         let kubeconfig = scratch("slow-api").join("kubeconfig");
         let server = json!({"server": format!("http://{address}")});
         cluster::write_kubeconfig(&kubeconfig, &server, "default", &json!({}));
-        Self { kubeconfig, task }
+        Self { kubeconfig, stored, task }
+    }
+
+    /// The longest time between two status writes that the API server took.
+    pub fn longest_gap(&self) -> Duration {
+        let stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
+        stored.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
     }
 }
 
@@ -73,6 +86,9 @@ async fn pass(State(way): State<Way>, request: Request) -> Response {
     let answer = tokio::spawn(async move {
         tokio::time::sleep(pause).await;
         let answer = way.client.send(axum::http::Request::from_parts(head, body.to_vec().into())).await;
+        if is_status && answer.as_ref().is_ok_and(|answer| answer.status().is_success()) {
+            way.stored.lock().unwrap_or_else(PoisonError::into_inner).push(Instant::now());
+        }
         tokio::time::sleep(pause).await;
         answer
     });

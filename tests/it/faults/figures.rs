@@ -32,13 +32,19 @@ impl Figures {
         }
     }
 
+    /// Fails the test unless phases stood still for so long: a fault that did not hit proves nothing.
+    pub fn stood_still(self, at_least: Duration) -> Self {
+        assert!(self.longest_gap > at_least, "the fault did not hit: {self:?}, and not {at_least:?}");
+        self
+    }
+
     /// One line on standard error, and one more in the file that `PMP_FAULTS_LIST` names. Written to the stream itself:
     /// what goes through the macros is caught by the harness and shown only of tests that fail.
     pub fn tell(&self, fault: &str) {
         let Self { faults, phases, executed, took, longest_gap } = self;
         let (took, gap) = (took.as_secs_f64(), longest_gap.as_secs_f64());
         let line = format!(
-            "fault: {fault:<52} {faults:>3} x, {phases:>4} phases, {executed:>4} executed, {took:>6.1} s, longest gap {gap:>4.1} s\n"
+            "fault: {fault:<56} {faults:>3} x, {phases:>4} phases, {executed:>4} executed, {took:>6.1} s, longest gap {gap:>4.1} s\n"
         );
         // A closed stream or a full disk loses figures and no verdict.
         let _ = io::stderr().lock().write_all(format!("\n{line}").as_bytes());

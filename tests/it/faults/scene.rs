@@ -1,9 +1,11 @@
 //! A run to be disturbed: 200 phases, two runtimes, and an operator whose status writes are slow.
 
 use std::{
-    collections::BTreeSet,
+    cell::RefCell,
+    collections::BTreeMap,
+    fmt, fs,
     path::PathBuf,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use serde_json::{Value, json};
@@ -40,18 +42,25 @@ impl Bus {
     }
 }
 
+/// For the line of figures.
+impl fmt::Display for Bus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if *self == Self::JetStream { "with JetStream" } else { "without JetStream" })
+    }
+}
+
 /// Whether runtimes are to die in a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Runtimes {
     /// No. An attempt that were lost would fail the run, since there is no other.
     Live,
-    /// Yes: three seconds of silence end an attempt, and the next begins.
+    /// Yes: six seconds of silence end an attempt, and the next begins. Three would also end one on a machine that was busy.
     Die,
 }
 
 impl Runtimes {
-    fn heartbeat_seconds(self) -> &'static str {
-        if self == Self::Live { "10" } else { "1" }
+    fn heartbeat_seconds(self) -> u32 {
+        if self == Self::Live { 10 } else { 2 }
     }
 
     /// One phase may be hit several times.
@@ -62,11 +71,17 @@ impl Runtimes {
 
 pub struct Scene {
     pub bed: Bed,
+    /// A copy of the Python one, and the shipped one.
     pub runtimes: Vec<Process>,
+    /// In front of the API server.
+    pub slow: SlowApi,
+    /// Phases beside the 200 that run only when somebody asks for them.
+    pub spares: usize,
     fate: Runtimes,
-    /// Process ids of runtimes that died with what they ran.
-    killed: BTreeSet<u32>,
-    _slow: SlowApi,
+    /// When runtimes died with what they ran, since the epoch, by process id.
+    killed: BTreeMap<u32, Duration>,
+    /// What operators and runtimes have said, those that are gone included.
+    logs: RefCell<Vec<PathBuf>>,
 }
 
 impl Scene {
@@ -84,32 +99,53 @@ impl Scene {
         let mut bed = Bed::on(cluster, &nats.url, name).await;
         let slow = SlowApi::to(cluster, STATUS_DELAY).await;
         bed.kubeconfig.clone_from(&slow.kubeconfig);
-        let mut scene = Self { bed, runtimes: Vec::new(), fate, killed: BTreeSet::new(), _slow: slow };
-        for _ in 0..2 {
-            let runtime = scene.runtime().await;
+        let (killed, logs) = (BTreeMap::new(), RefCell::default());
+        let mut scene = Self { bed, runtimes: Vec::new(), slow, spares: 0, fate, killed, logs };
+        for which in 0..2 {
+            let runtime = scene.runtime(which).await;
             scene.runtimes.push(runtime);
         }
         scene
     }
 
-    /// One more runtime, under a name that no other had.
-    async fn runtime(&self) -> Process {
-        let arguments = ["--concurrency", "4", "--heartbeat", self.fate.heartbeat_seconds()];
-        self.bed.runtime_with(&unique("runtime"), &arguments).await
+    /// One more operator.
+    pub fn operator(&self) -> Process {
+        let operator = self.bed.operator();
+        self.logs.borrow_mut().push(operator.stderr_file());
+        operator
     }
 
-    /// Kills a runtime with all that it runs, and starts another in its place.
+    /// One more runtime for this place, under a name that no other had.
+    async fn runtime(&self, which: usize) -> Process {
+        let (name, seconds) = (unique("runtime"), self.fate.heartbeat_seconds());
+        let with =
+            |heartbeat: String| ["--concurrency".to_owned(), "4".to_owned(), "--heartbeat".to_owned(), heartbeat];
+        let runtime = if which == 0 {
+            let arguments = with(seconds.to_string());
+            self.bed.runtime_with(&name, &arguments.each_ref().map(String::as_str)).await
+        } else {
+            let arguments = with(format!("{seconds}s"));
+            self.bed.shipped_runtime_with(&name, &arguments.each_ref().map(String::as_str)).await
+        };
+        self.logs.borrow_mut().push(runtime.stderr_file());
+        runtime
+    }
+
+    /// Kills a runtime with all that it runs, and starts another of its kind in its place.
     pub async fn replace_runtime(&mut self, which: usize) {
         let runtime = &mut self.runtimes[which];
-        self.killed.insert(runtime.pid());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later than 1970");
+        self.killed.insert(runtime.pid(), now);
         runtime.kill_with_children();
-        self.runtimes[which] = self.runtime().await;
+        self.runtimes[which] = self.runtime(which).await;
     }
 
-    /// Twenty layers of ten phases; a phase waits for two of the layer before. `more` goes over what the spec says.
+    /// Twenty layers of ten phases; a phase waits for two of the layer before. Then the spares, which wait for nothing.
+    /// `more` goes over what the spec says.
     pub async fn submit(&self, name: &str, more: Value) {
+        let spares = (0..self.spares).map(|n| self.spare(n));
         let mut spec = json!({
-            "phases": (0..PHASES).map(|n| self.phase(n)).collect::<Value>(),
+            "phases": (0..PHASES).map(|n| self.phase(n)).chain(spares).collect::<Value>(),
             "timeouts": {"offer": "1s"},
             "backoff": {"initial": "100ms", "max": "1s"},
         });
@@ -126,10 +162,27 @@ impl Scene {
         let waits: Vec<_> = before.into_iter().flatten().map(id).collect();
         // 73 and 181 have no divisor in common, so the lengths are spread evenly and look like nothing.
         let work = Duration::from_millis(20 + (n as u64 * 73) % 181);
-        let waits: Vec<_> = waits.iter().map(String::as_str).collect();
-        let mut phase = self.bed.shell(&id(n), &waits, &ledger::line(work));
+        self.writing(&id(n), &waits.iter().map(String::as_str).collect::<Vec<_>>(), work)
+    }
+
+    fn spare(&self, n: usize) -> Value {
+        let mut phase = self.writing(&spare_id(n), &[], Duration::from_millis(20));
+        phase["spec"]["instanceMode"] = json!("onUse");
+        phase
+    }
+
+    fn writing(&self, id: &str, waits: &[&str], work: Duration) -> Value {
+        let mut phase = self.bed.shell(id, waits, &ledger::line(work));
         phase["spec"]["retry"] = json!({"maxAttempts": self.fate.attempts_max()});
         phase
+    }
+
+    /// Asks for a spare over the bus, once, whether anybody listens or not.
+    pub async fn use_spare(&self, name: &str, n: usize) {
+        let client = self.bed.nats().await;
+        let body = json!({"command": "x-use", "x-phaseId": spare_id(n)}).to_string();
+        client.publish(self.bed.subject(name, "control"), body.into()).await.expect("the server is there");
+        client.flush().await.expect("the server is there");
     }
 
     pub fn ledger(&self, name: &str) -> Ledger {
@@ -165,17 +218,28 @@ impl Scene {
         Some(status)
     }
 
-    /// Waits for the verdict, judges the run, and gives its figures; `faults` and `began` are the caller's.
+    /// Waits for the verdict on all phases, spares included, judges the run, and gives its figures; `faults` and `began`
+    /// are the caller's.
     pub async fn succeeded(&self, name: &str, faults: usize, began: Instant) -> Figures {
-        let status = eventually(LONG, &format!("{name} has its verdict"), async || {
-            self.state_of(name).await.filter(|status| status["state"] == "Succeeded")
+        let phases = PHASES + self.spares;
+        let progress = format!("{phases}/{phases}");
+        eventually(LONG, &format!("{name} has its verdict on {progress}"), async || {
+            let status = self.state_of(name).await?;
+            (status["state"] == "Succeeded" && status["progress"] == progress).then_some(())
         })
         .await;
         let took = began.elapsed();
-        assert_eq!(status["progress"], format!("{PHASES}/{PHASES}"));
         let ledger = self.ledger(name);
-        ledger.assert_once((0..PHASES).map(id), &self.killed);
-        Figures { faults, phases: PHASES, executed: ledger.begun(), took, longest_gap: ledger.longest_gap() }
+        ledger.assert_once((0..PHASES).map(id).chain((0..self.spares).map(spare_id)), &self.killed);
+        self.assert_nothing_panicked();
+        Figures { faults, phases, executed: ledger.begun(), took, longest_gap: ledger.longest_gap() }
+    }
+
+    fn assert_nothing_panicked(&self) {
+        for log in &*self.logs.borrow() {
+            let text = fs::read_to_string(log).expect("a process has a log from its start");
+            assert!(!text.contains("panicked"), "{}: {text}", log.display());
+        }
     }
 }
 
@@ -183,7 +247,12 @@ fn id(n: usize) -> String {
     format!("p{n}")
 }
 
-/// After how many ended phases something is done, so that it is done twenty times spread over the whole run.
+fn spare_id(n: usize) -> String {
+    format!("u{n}")
+}
+
+/// After how many ended phases something is done, so that it is done twenty times spread over the whole run: never before
+/// the first has ended, when there is hardly a run yet.
 pub fn moments() -> impl Iterator<Item = usize> {
-    (0..KILLS).map(|k| k * PHASES / KILLS)
+    (0..KILLS).map(|k| (k + 1) * PHASES / (KILLS + 1))
 }

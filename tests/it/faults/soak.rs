@@ -18,16 +18,20 @@ use crate::{resource::cluster, support::Signal};
 
 /// Between two lines that say how far it is.
 const PROGRESS: usize = 25;
+/// Kills or not, a run is over within this time: one of 200 phases takes a tenth of it by itself.
+const RUN_MAX: u64 = 120;
 
 #[tokio::test]
 async fn an_operator_killed_at_any_time_runs_every_phase_once() {
     let kills = setting("PMP_SOAK_KILLS", 6);
-    let slot = Duration::from_secs(setting("PMP_SOAK_SECONDS", 24)) / u32::try_from(kills).expect("no year of kills");
+    let seconds = setting("PMP_SOAK_SECONDS", 24);
+    let slot = Duration::from_secs(seconds) / u32::try_from(kills).expect("no year of kills");
     let seed = setting("PMP_SOAK_SEED", u64::from(std::process::id()));
     let mut random = StdRng::seed_from_u64(seed);
-    let server = Bus::JetStream.server().await;
+    let bus = if random.random() { Bus::JetStream } else { Bus::Plain };
+    let server = bus.server().await;
     let scene = Scene::set("soak", &cluster().await, &server).await;
-    let mut operator = scene.bed.operator();
+    let mut operator = scene.operator();
     let (began, mut run_began, mut run, mut total) = (Instant::now(), Instant::now(), 0, Figures::default());
     scene.submit("soak-0", json!({})).await;
     for kill in 0..kills {
@@ -36,7 +40,7 @@ async fn an_operator_killed_at_any_time_runs_every_phase_once() {
         tokio::time::sleep(at.saturating_sub(began.elapsed())).await;
         operator.signal(Signal::KILL);
         operator.wait(LONG).await;
-        operator = scene.bed.operator();
+        operator = scene.operator();
         if scene.ledger(&format!("soak-{run}")).ended() == PHASES {
             total = total.and(scene.succeeded(&format!("soak-{run}"), 0, run_began).await);
             run += 1;
@@ -48,8 +52,9 @@ async fn an_operator_killed_at_any_time_runs_every_phase_once() {
             tell(&format!("soak: {} of {kills} kills, {} runs done, {:.0?}", kill + 1, run, began.elapsed()));
         }
     }
+    assert!(run >= seconds / RUN_MAX, "only {run} runs came to their end while the operator was killed");
     let last = scene.succeeded(&format!("soak-{run}"), kills, run_began).await;
-    total.and(last).tell(&format!("kill -9 of the operator at any time, seed {seed}"));
+    total.and(last).tell(&format!("kill -9 of the operator at any time, {bus}, seed {seed}"));
 }
 
 fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {

@@ -147,7 +147,7 @@ impl Front {
     /// A phase that runs until [`Self::open`] is called for it.
     pub fn gated(&self, id: &str, waits: &[&str]) -> Value {
         let gate = self.dir.join(id);
-        let line = format!("until [ -e '{}' ]; do sleep 0.05; done", gate.display());
+        let line = format!("until [ -e '{}' ]; do kill -0 $PPID || exit 1; sleep 0.05; done", gate.display());
         shell(id, waits, &line)
     }
 

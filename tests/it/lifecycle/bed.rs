@@ -81,9 +81,14 @@ impl Bed {
 
     /// A copy of `pmp runtime` that takes everything, as soon as it listens. Its name has something random behind it.
     pub async fn shipped_runtime(&self, name: &str) -> Process {
+        self.shipped_runtime_with(name, &["--concurrency", "8"]).await
+    }
+
+    /// The same with other arguments.
+    pub async fn shipped_runtime_with(&self, name: &str, arguments: &[&str]) -> Process {
         let mut command = Command::new(bin());
         command.args(["runtime", "--nats", &self.nats_url, "--subject-prefix", &self.prefix, "--name", name]);
-        command.args(["--allow-exec", "--concurrency", "8"]);
+        command.arg("--allow-exec").args(arguments);
         Self::listening(name, &command).await
     }
 
@@ -158,11 +163,11 @@ impl Bed {
         self.shell(id, waits, &format!("sleep {seconds}; echo {id} >> $DIR/ran"))
     }
 
-    /// A phase that says its process id and that it ran once [`Self::open`] was called for it.
+    /// A phase that says its process id and that it ran once [`Self::open`] was called for it. It fails when its runtime
+    /// is gone: it has a process group of its own, and nobody would end it after a test that died.
     pub fn gated(&self, id: &str, waits: &[&str]) -> Value {
-        let line =
-            format!("echo $$ > $DIR/pid-{id}; until [ -e $DIR/gate-{id} ]; do sleep 0.05; done; echo {id} >> $DIR/ran");
-        self.shell(id, waits, &line)
+        let wait = format!("until [ -e $DIR/gate-{id} ]; do kill -0 $PPID || exit 1; sleep 0.05; done");
+        self.shell(id, waits, &format!("echo $$ > $DIR/pid-{id}; {wait}; echo {id} >> $DIR/ran"))
     }
 
     pub fn open(&self, id: &str) {

@@ -100,7 +100,7 @@ impl Place {
 
     /// Work that ends when the gate is open, and notes that it was begun.
     pub fn gated(&self) -> Value {
-        self.shell("echo $$ >> $DIR/begun; until [ -e $DIR/gate ]; do sleep 0.05; done")
+        self.shell("echo $$ >> $DIR/begun; until [ -e $DIR/gate ]; do kill -0 $PPID || exit 1; sleep 0.05; done")
     }
 
     pub fn open(&self) {
