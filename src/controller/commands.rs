@@ -31,7 +31,27 @@ const CONFLICTS_MAX: u32 = 8;
 /// On the resource: where in the stream of reports the last command from there stood, `<created>/<sequence>/<stream>`.
 pub const LAST_PLACE_ANNOTATION: &str = "pmp.dev/last-command-place";
 
-/// One command as it came: names it for good, so that carrying it out twice is carrying it out once.
+/// Names a command for good, so that carrying it out twice is carrying it out once.
+pub trait Identity: Sync {
+    /// The token of a request that asks for it.
+    fn token(&self) -> &str;
+
+    /// Whether the object says that it was given before, or that it is older than what runs.
+    fn is_past(&self, object: &PhaseManifest) -> bool;
+
+    /// The annotation by which the object will say so, stored together with the command's effect; also where it has
+    /// none, if there is anything to remember then.
+    fn note(&self, object: &PhaseManifest, effect: Effect) -> Option<(&'static str, String)>;
+}
+
+/// Whether a command changes anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    Change,
+    Nothing,
+}
+
+/// A message on the bus, or whatever else has a name of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandId {
     name: String,
@@ -53,11 +73,6 @@ impl CommandId {
         Self { name: format!("http-{bits:032x}"), place: None }
     }
 
-    /// The token of a request that asks for the same.
-    pub fn token(&self) -> &str {
-        &self.name
-    }
-
     /// A new one: for each arrival, since NATS without JetStream delivers at most once and gives messages no names.
     pub fn fresh() -> Self {
         Self { name: format!("bus-{:032x}", rand::random::<u128>()), place: None }
@@ -67,8 +82,13 @@ impl CommandId {
     pub fn of(message_name: &str) -> Self {
         Self { name: format!("bus-{:032x}", hash(message_name)), place: None }
     }
+}
 
-    /// Whether the command at this place was obeyed already, or is older than what runs.
+impl Identity for CommandId {
+    fn token(&self) -> &str {
+        &self.name
+    }
+
     fn is_past(&self, object: &PhaseManifest) -> bool {
         let Some(place) = &self.place else { return false };
         let created = object.metadata.creation_timestamp.as_ref().map(|time| time.0);
@@ -76,6 +96,11 @@ impl CommandId {
         let began = created.into_iter().chain(started).max();
         let last = object.metadata.annotations.as_ref().and_then(|all| all.get(LAST_PLACE_ANNOTATION));
         began.is_some_and(|began| place.at < began) || last.is_some_and(|last| is_behind(&place.position, last))
+    }
+
+    fn note(&self, _: &PhaseManifest, effect: Effect) -> Option<(&'static str, String)> {
+        let place = self.place.as_ref().filter(|_| effect == Effect::Change)?;
+        Some((LAST_PLACE_ANNOTATION, written_place(place)))
     }
 }
 
@@ -98,14 +123,43 @@ fn hash(name: &str) -> u128 {
 }
 
 /// What became of a command.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Obeyed {
-    /// It stands in the spec.
-    Written,
-    /// It stood there already, or there is no such session any more.
-    NothingToDo,
-    /// It asks for what no command may; for people.
-    Refused(String),
+    /// It stands in the spec of this object.
+    Written(Box<PhaseManifest>),
+    /// It stood there already.
+    Unchanged(Box<PhaseManifest>),
+    /// It was given before, by what this object remembers.
+    Past(Box<PhaseManifest>),
+    /// The object is no more, or another one has its name.
+    Gone,
+    /// The object is being deleted.
+    Terminating,
+    Refused(Refused),
+}
+
+/// Why a command is not written; the text is for people.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    #[error("{0}")]
+    BadCommand(String),
+    #[error("{REQUESTS_MAX} requests wait for their turn: ask again later")]
+    TooManyRequests,
+    #[error(
+        "the session is shut down: x-retry and x-restart begin it anew after its verdict; else clear spec.shutdown"
+    )]
+    ShutDown,
+}
+
+impl Refused {
+    /// One PascalCase word.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::BadCommand(_) => "BadCommand",
+            Self::TooManyRequests => "TooManyRequests",
+            Self::ShutDown => "ShutDown",
+        }
+    }
 }
 
 /// The command could not be written now.
@@ -142,53 +196,73 @@ fn is_to_us(command: Command) -> bool {
 
 /// Writes the command into the spec of the object as it is now. `actor` is who said it: a connection's name, or `http`.
 ///
-/// One patch under resourceVersion, tried again when somebody writes in between. An object that is gone, or another one
-/// by now, is [`Obeyed::NothingToDo`].
+/// One patch under resourceVersion, tried again when somebody writes in between.
 pub async fn obey(
     client: &Client,
     object: &PhaseManifest,
     control: &ControlMessage,
-    id: &CommandId,
+    id: &impl Identity,
     actor: &str,
 ) -> Result<Obeyed, Error> {
     let api: Api<PhaseManifest> = Api::namespaced(client.clone(), namespace(object));
     for _ in 0..CONFLICTS_MAX {
         let fresh = match call("read the resource", api.get(name(object))).await {
             Ok(fresh) => fresh,
-            Err(error) if error.is_not_found() => return Ok(Obeyed::NothingToDo),
+            Err(error) if error.is_not_found() => return Ok(Obeyed::Gone),
             Err(error) => return Err(error.into()),
         };
-        if fresh.metadata.uid != object.metadata.uid || fresh.metadata.deletion_timestamp.is_some() {
-            return Ok(Obeyed::NothingToDo);
+        if fresh.metadata.uid != object.metadata.uid {
+            return Ok(Obeyed::Gone);
+        }
+        if fresh.metadata.deletion_timestamp.is_some() {
+            return Ok(Obeyed::Terminating);
         }
         if id.is_past(&fresh) {
-            return Ok(Obeyed::NothingToDo);
+            return Ok(Obeyed::Past(Box::new(fresh)));
         }
-        let spec = match change(&fresh, control, id) {
-            Ok(Some(spec)) => spec,
-            Ok(None) => return Ok(Obeyed::NothingToDo),
+        let spec = match change(&fresh, control, id.token()) {
+            Ok(spec) => spec,
             Err(why) => return Ok(Obeyed::Refused(why)),
         };
-        let mut patch = json!({
-            "metadata": {
-                "resourceVersion": fresh.metadata.resource_version,
-                "uid": fresh.metadata.uid,
-                "annotations": {LAST_COMMAND_ANNOTATION: written(control, actor)},
-            },
-            "spec": spec,
-        });
-        if let Some(place) = &id.place {
-            patch["metadata"]["annotations"][LAST_PLACE_ANNOTATION] = written_place(place).into();
-        }
+        let effect = if spec.is_some() { Effect::Change } else { Effect::Nothing };
+        let Some(patch) = patch(&fresh, spec, written(control, actor), id.note(&fresh, effect)) else {
+            return Ok(Obeyed::Unchanged(Box::new(fresh)));
+        };
         let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
         match call("write the command into the resource", api.patch(name(object), &params, &patch)).await {
-            Ok(_) => return Ok(Obeyed::Written),
+            Ok(stored) if effect == Effect::Change => return Ok(Obeyed::Written(Box::new(stored))),
+            Ok(stored) => return Ok(Obeyed::Unchanged(Box::new(stored))),
             Err(error) if error.is_conflict() => {}
-            Err(error) if error.is_not_found() => return Ok(Obeyed::NothingToDo),
+            Err(error) if error.is_not_found() => return Ok(Obeyed::Gone),
             Err(error) => return Err(error.into()),
         }
     }
     Err(Error::Contended)
+}
+
+/// Nothing where there is neither a change nor anything to remember.
+fn patch(
+    fresh: &PhaseManifest,
+    spec: Option<Value>,
+    said: String,
+    note: Option<(&'static str, String)>,
+) -> Option<Value> {
+    let mut annotations: Map<String, Value> =
+        note.map(|(name, text)| (name.to_owned(), text.into())).into_iter().collect();
+    if spec.is_some() {
+        annotations.insert(LAST_COMMAND_ANNOTATION.to_owned(), said.into());
+    } else if annotations.is_empty() {
+        return None;
+    }
+    let mut patch = json!({"metadata": {
+        "resourceVersion": fresh.metadata.resource_version,
+        "uid": fresh.metadata.uid,
+        "annotations": annotations,
+    }});
+    if let Some(spec) = spec {
+        patch["spec"] = spec;
+    }
+    Some(patch)
 }
 
 /// Who said what, on one line.
@@ -197,19 +271,21 @@ fn written(control: &ControlMessage, actor: &str) -> String {
     json!({"connection": actor, "command": control.command.as_str(), "phase": phase}).to_string()
 }
 
-/// What the command changes in the spec; nothing where it stands there already. Errors are for people.
-fn change(object: &PhaseManifest, control: &ControlMessage, id: &CommandId) -> Result<Option<Value>, String> {
+/// What the command changes in the spec; nothing where it stands there already.
+fn change(object: &PhaseManifest, control: &ControlMessage, token: &str) -> Result<Option<Value>, Refused> {
     let spec = &object.spec;
     let whole = |set: Value, is_so: bool| match &control.phase {
         None => Ok((!is_so).then_some(set)),
         // Of one attempt: that is the operator's word to runtimes, and must not end the whole session.
-        Some(_) => Err(format!("{} is of the whole session: remove x-phaseId", control.command.as_str())),
+        Some(_) => Err(bad(format!("{} is of the whole session: remove x-phaseId", control.command.as_str()))),
     };
     let action = match control.command {
         Command::Pause => return whole(json!({"suspend": true}), spec.suspend == Some(true)),
         Command::Resume => return whole(json!({"suspend": false}), spec.suspend != Some(true)),
         Command::Cancel => return whole(json!({"shutdown": "Cancel"}), spec.shutdown == Some(Shutdown::Cancel)),
-        Command::Report | Command::CancelAttempt => return Err(format!("{} is to runtimes", control.command.as_str())),
+        Command::Report | Command::CancelAttempt => {
+            return Err(bad(format!("{} is to runtimes", control.command.as_str())));
+        }
         Command::Retry => RequestAction::Retry,
         Command::Skip => RequestAction::Skip,
         Command::Use => RequestAction::Use,
@@ -219,31 +295,47 @@ fn change(object: &PhaseManifest, control: &ControlMessage, id: &CommandId) -> R
     let phase = match (&control.phase, action) {
         (None, RequestAction::Restart) => None,
         (Some(_), RequestAction::Restart) => {
-            return Err("x-restart is of the whole session: remove x-phaseId".to_owned());
+            return Err(bad("x-restart is of the whole session: remove x-phaseId".to_owned()));
         }
-        (None, _) => return Err(format!("{} names no phase: add x-phaseId", control.command.as_str())),
+        (None, _) => return Err(bad(format!("{} names no phase: add x-phaseId", control.command.as_str()))),
         (Some(phase), _) => Some(phase.as_str().to_owned()),
     };
-    let request = Request { token: id.name.clone(), action, phase };
-    with_request(object, &request)
+    let request = Request { token: token.to_owned(), action, phase };
+    Ok(with_request(object, &request)?.map(Value::Object))
 }
 
-/// `{requests}` for a patch of the spec: with one more, without those that are handled; nothing where it is there already.
-/// Errors are for people.
-pub fn with_request(object: &PhaseManifest, request: &Request) -> Result<Option<Value>, String> {
+fn bad(why: String) -> Refused {
+    Refused::BadCommand(why)
+}
+
+/// What a request changes of the spec: `requests` with one more, without those that are handled; nothing where it is
+/// there already.
+///
+/// A session that is shut down refuses every request. Once it has its verdict a Retry or Restart is to begin anew, and
+/// lifts the shutdown by the same write.
+pub fn with_request(object: &PhaseManifest, request: &Request) -> Result<Option<Map<String, Value>>, Refused> {
     let there = object.spec.requests.as_deref().unwrap_or_default();
     if there.iter().any(|other| other.token == request.token) {
         return Ok(None);
+    }
+    let mut spec = Map::new();
+    if matches!(object.spec.shutdown, Some(Shutdown::Drain | Shutdown::Cancel)) {
+        let has_verdict = object.status.as_ref().is_some_and(|status| status.verdict.is_some());
+        if !has_verdict || !matches!(request.action, RequestAction::Retry | RequestAction::Restart) {
+            return Err(Refused::ShutDown);
+        }
+        spec.insert("shutdown".to_owned(), Value::Null);
     }
     let results = object.status.as_ref().map(|status| status.requests.as_slice()).unwrap_or_default();
     let is_open = |other: &&Request| !results.iter().any(|result| result.token == other.token);
     let mut requests: Vec<&Request> = there.iter().filter(is_open).collect();
     if requests.len() >= REQUESTS_MAX {
-        return Err(format!("{REQUESTS_MAX} requests wait for their turn: ask again later"));
+        return Err(Refused::TooManyRequests);
     }
     requests.push(request);
     let list = serde_json::to_value(requests).expect("texts are JSON");
-    Ok(Some(Value::Object(Map::from_iter([("requests".to_owned(), list)]))))
+    spec.insert("requests".to_owned(), list);
+    Ok(Some(spec))
 }
 
 #[cfg(test)]
@@ -272,8 +364,8 @@ mod tests {
         object
     }
 
-    fn changed(spec: Value, command: Command, phase: Option<&str>) -> Result<Option<Value>, String> {
-        change(&object(spec, &[]), &control(command, phase), &CommandId::of("1"))
+    fn changed(spec: Value, command: Command, phase: Option<&str>) -> Result<Option<Value>, Refused> {
+        change(&object(spec, &[]), &control(command, phase), "1")
     }
 
     #[test]
@@ -313,23 +405,20 @@ mod tests {
             {"token": "old", "action": "Retry", "phase": "a"},
             {"token": "open", "action": "Skip", "phase": "b"},
         ]});
-        let patch = change(&object(spec, &["old"]), &control(Command::Retry, Some("a")), &CommandId::of("1")).unwrap();
+        let patch = change(&object(spec, &["old"]), &control(Command::Retry, Some("a")), "1").unwrap();
         let patch = patch.unwrap();
         let tokens: Vec<&str> =
             patch["requests"].as_array().unwrap().iter().filter_map(|r| r["token"].as_str()).collect();
         assert_eq!(tokens.len(), 2);
         assert_eq!(tokens[0], "open");
-        assert!(tokens[1].starts_with("bus-"));
+        assert_eq!(tokens[1], "1");
     }
 
     #[test]
     fn the_same_message_is_one_request_and_another_is_another() {
         let first = changed(json!({}), Command::Retry, Some("a")).unwrap().unwrap();
-        assert_eq!(
-            change(&object(first.clone(), &[]), &control(Command::Retry, Some("a")), &CommandId::of("1")),
-            Ok(None)
-        );
-        let second = change(&object(first, &[]), &control(Command::Retry, Some("a")), &CommandId::fresh()).unwrap();
+        assert_eq!(change(&object(first.clone(), &[]), &control(Command::Retry, Some("a")), "1"), Ok(None));
+        let second = change(&object(first, &[]), &control(Command::Retry, Some("a")), "2").unwrap();
         assert_eq!(second.unwrap()["requests"].as_array().unwrap().len(), 2);
     }
 
@@ -337,7 +426,25 @@ mod tests {
     fn more_requests_than_the_schema_takes_are_refused() {
         let request = |n: usize| json!({"token": format!("t{n}"), "action": "Retry", "phase": "a"});
         let spec = json!({"requests": (0..REQUESTS_MAX).map(request).collect::<Vec<_>>()});
-        assert!(changed(spec, Command::Retry, Some("a")).is_err());
+        assert_eq!(changed(spec, Command::Retry, Some("a")), Err(Refused::TooManyRequests));
+    }
+
+    #[test]
+    fn what_begins_anew_lifts_the_shutdown_of_a_session_that_has_its_verdict() {
+        let mut cancelled = object(json!({"shutdown": "Cancel"}), &[]);
+        let ask = |object: &PhaseManifest, command, phase| change(object, &control(command, phase), "1");
+        for (command, phase) in [(Command::Retry, Some("a")), (Command::Restart, None), (Command::Skip, Some("a"))] {
+            assert_eq!(ask(&cancelled, command, phase), Err(Refused::ShutDown), "{command:?}: it still runs");
+        }
+        cancelled.status.as_mut().unwrap().verdict = Some("Cancelled".to_owned());
+        for (command, phase) in [(Command::Retry, Some("a")), (Command::Restart, None)] {
+            let spec = ask(&cancelled, command, phase).unwrap().unwrap();
+            assert_eq!((&spec["shutdown"], spec["requests"].as_array().unwrap().len()), (&Value::Null, 1));
+            assert!(spec.as_object().unwrap().contains_key("shutdown"));
+        }
+        assert_eq!(ask(&cancelled, Command::Complete, Some("a")), Err(Refused::ShutDown));
+        let open = ask(&object(json!({}), &[]), Command::Retry, Some("a")).unwrap().unwrap();
+        assert!(!open.as_object().unwrap().contains_key("shutdown"));
     }
 
     #[test]

@@ -89,7 +89,7 @@ impl Responder {
     async fn obey(&self, object: &PhaseManifest, message: &InboundMessage) {
         let Some(control) = commands::command(message) else { return };
         match commands::obey(&self.client, object, control, &CommandId::of_message(message), &self.connection).await {
-            Ok(Obeyed::Refused(why)) => tracing::warn!(resource = name(object), why, "a command was refused"),
+            Ok(Obeyed::Refused(why)) => tracing::warn!(resource = name(object), %why, "a command was refused"),
             Ok(_) => {}
             Err(error) => tracing::warn!(resource = name(object), %error, "a command was not carried out"),
         }

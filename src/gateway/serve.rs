@@ -4,6 +4,8 @@
 //! hyper, with a timer, and with an end for every connection. It knows nothing of what is served; a handler that needs
 //! its connection for longer asks the [`Lease`] in the request's extensions.
 
+mod patience;
+
 use std::{
     convert::Infallible,
     io,
@@ -25,6 +27,8 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::patience::Patience;
+
 /// Pause after an accept that failed: out of file descriptors, mostly, and no cure but waiting.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -40,6 +44,8 @@ pub struct Limits {
     pub lifetime: Duration,
     /// For the answer that is under way then.
     pub last_answer: Duration,
+    /// An answer of which the peer takes nothing for so long ends the connection.
+    pub stalled: Duration,
     /// Open at a time; the next ones wait to be accepted.
     pub connections_max: usize,
     /// For what is open when the server stops.
@@ -128,7 +134,7 @@ async fn converse(stream: TcpStream, peer: Peer, router: Router, limits: Limits,
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header)
         .max_buf_size(HEADER_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Patience::new(stream, limits.stalled)), service);
     let mut connection = std::pin::pin!(connection);
     // Until the lease is over or the server stops it goes on; then it ends with the answer that is under way.
     let mut last: Option<Instant> = None;
