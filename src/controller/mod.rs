@@ -2,8 +2,9 @@
 //!
 //! Reconcile is a pipeline, one file a stage: `accept` judges the spec, `claim` decides who has the session id,
 //! `revision` keeps the plan, `reconcile` hands it to its session task or writes with `standing` why not. Beside it
-//! `listener` makes Events and labels of what sessions say, `responder` obeys commands and answers requests from the
-//! bus. `roster` is the only state that they share. `view` is what the rest of the process may see of the cluster.
+//! `listener` makes Events and labels of what sessions say, `responder` obeys `commands` (each once, by its `identity`)
+//! and answers requests from the bus. `roster` is the only state that they share. `view` is what the rest of the process
+//! may see of the cluster.
 
 pub mod accept;
 pub mod answers;
@@ -12,6 +13,7 @@ pub mod claim;
 pub mod commands;
 pub mod events;
 pub mod heart;
+mod identity;
 pub mod labels;
 mod listener;
 mod options;

@@ -183,3 +183,49 @@ impl Service<Request<Incoming>> for Conversation {
         self.inner.call(request)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        header: Duration::from_secs(20),
+        lifetime: Duration::from_mins(1),
+        last_answer: Duration::from_secs(1),
+        stalled: Duration::from_secs(1),
+        connections_max: 2,
+        drain: Duration::from_secs(1),
+    };
+
+    async fn answer(stream: &mut TcpStream) -> String {
+        let mut buffer = [0; 1024];
+        let count = stream.read(&mut buffer).await.unwrap();
+        String::from_utf8_lossy(&buffer[..count]).into_owned()
+    }
+
+    #[tokio::test]
+    async fn connections_past_the_bound_wait_until_another_ends() {
+        let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let server = tokio::spawn(serve(listener, Router::new(), LIMITS, stop.clone()));
+        let mut streams = Vec::new();
+        for _ in 0..3 {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+            streams.push(stream);
+        }
+        let mut last = streams.pop().unwrap();
+        for stream in &mut streams {
+            assert!(answer(stream).await.starts_with("HTTP/1.1 404"));
+        }
+        let early = timeout(Duration::from_millis(200), answer(&mut last)).await;
+        assert!(early.is_err(), "two are open: {early:?}");
+        drop(streams.pop());
+        assert!(answer(&mut last).await.starts_with("HTTP/1.1 404"));
+        stop.cancel();
+        server.await.unwrap();
+    }
+}
