@@ -21,7 +21,8 @@ use tokio::{
 use super::{
     View,
     call::name,
-    commands::{self, CommandId, Obeyed, command, is_dealt_with, is_outdated},
+    commands::{self, CommandId, Obeyed, command},
+    identity::{is_dealt_with, is_outdated},
 };
 use crate::{
     bus::{InboundHandle, InboundMessage, Keeping, Ready},
@@ -104,7 +105,7 @@ impl CommandQueue {
             };
             let error = match obeyed {
                 Ok(Obeyed::Refused(why)) => {
-                    tracing::warn!(resource = name(&object), why, "a command was refused");
+                    tracing::warn!(resource = name(&object), %why, "a command was refused");
                     return session;
                 }
                 Ok(_) => return session,

@@ -9,11 +9,11 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use serde_json::{Map, Value, json};
-use sha2::{Digest as _, Sha256};
 
 use super::call::{self, call, name, namespace};
+pub use super::identity::{CommandId, Effect, Identity};
 use crate::{
-    bus::{Hearing, InboundBody, InboundMessage, Origin, Place, Position},
+    bus::{InboundBody, InboundMessage, Origin},
     manifest::PhaseId,
     protocol::{Command, ControlMessage},
     resource::{PhaseManifest, Request, RequestAction, Shutdown},
@@ -28,103 +28,44 @@ const REQUESTS_MAX: usize = 64;
 /// Writers that may come in between, one after the other.
 const CONFLICTS_MAX: u32 = 8;
 
-/// On the resource: where in the stream of reports the last command from there stood that was dealt with, whatever came of
-/// it: `<created>/<sequence>/<kept at>/<stream>`. Those up to it are done; those behind it are still to be obeyed.
-pub const LAST_PLACE_ANNOTATION: &str = "pmp.dev/last-command-place";
-
-/// One command as it came: names it for good, so that carrying it out twice is carrying it out once.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CommandId {
-    name: String,
-    place: Option<Place>,
+/// What became of a command.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Obeyed {
+    /// It stands in the spec of this object.
+    Written(Box<PhaseManifest>),
+    /// It stood there already.
+    Unchanged(Box<PhaseManifest>),
+    /// It was given before, by what this object remembers.
+    Past(Box<PhaseManifest>),
+    /// The object is no more, or another one has its name.
+    Gone,
+    /// The object is being deleted.
+    Terminating,
+    Refused(Refused),
 }
 
-impl CommandId {
-    /// Of a message as it came: a place in a stream is a name for good.
-    pub fn of_message(message: &InboundMessage) -> Self {
-        match &message.place {
-            Some(place) => Self { place: Some(place.clone()), ..Self::of(&written_place(place)) },
-            None => Self::fresh(),
+/// Why a command is not written; the text is for people.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    #[error("{0}")]
+    BadCommand(String),
+    #[error("{REQUESTS_MAX} requests wait for their turn: ask again later")]
+    TooManyRequests,
+    #[error(
+        "the session is shut down: x-retry and x-restart begin it anew after its verdict; else clear spec.shutdown"
+    )]
+    ShutDown,
+}
+
+impl Refused {
+    /// One PascalCase word.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::BadCommand(_) => "BadCommand",
+            Self::TooManyRequests => "TooManyRequests",
+            Self::ShutDown => "ShutDown",
         }
     }
-
-    /// Of a request over HTTP: with a name of its own the same whenever it is repeated.
-    pub fn over_http(name: Option<&str>) -> Self {
-        let bits = name.map_or_else(rand::random, hash);
-        Self { name: format!("http-{bits:032x}"), place: None }
-    }
-
-    /// The token of a request that asks for the same.
-    pub fn token(&self) -> &str {
-        &self.name
-    }
-
-    /// A new one: for each arrival, since NATS without JetStream delivers at most once and gives messages no names.
-    pub fn fresh() -> Self {
-        Self { name: format!("bus-{:032x}", rand::random::<u128>()), place: None }
-    }
-
-    /// Of a request that has a name of its own.
-    pub fn of(message_name: &str) -> Self {
-        Self { name: format!("bus-{:032x}", hash(message_name)), place: None }
-    }
-
-    /// Whether the command at this place, or one behind it, was dealt with.
-    fn is_past(&self, object: &PhaseManifest) -> bool {
-        self.place.as_ref().is_some_and(|place| is_dealt_with(place, object))
-    }
-
-    /// Whether it was obeyed before its place was known: only that is to be noted.
-    fn was_obeyed(&self) -> bool {
-        self.place.as_ref().is_some_and(|place| place.hearing == Hearing::Before)
-    }
-}
-
-/// Whether the resource says that the command at this place, or one behind it, was dealt with.
-pub fn is_dealt_with(place: &Place, object: &PhaseManifest) -> bool {
-    let last = object.metadata.annotations.as_ref().and_then(|all| all.get(LAST_PLACE_ANNOTATION));
-    last.is_some_and(|last| is_behind(place, last))
-}
-
-/// Whether a command that was heard late was said before what runs now was asked for: whoever said it could not know.
-///
-/// Two clocks are compared, NATS's and ours, so this is asked of nothing that was heard as it was said.
-pub fn is_outdated(place: &Place, object: &PhaseManifest) -> bool {
-    let created = object.metadata.creation_timestamp.as_ref().map(|time| time.0);
-    let started = object.status.as_ref().and_then(|status| status.started_at.as_ref()).map(|at| at.get());
-    place.hearing == Hearing::Late && created.into_iter().chain(started).max().is_some_and(|began| place.at < began)
-}
-
-fn written_place(place: &Place) -> String {
-    let Position { stream, created, sequence } = &place.position;
-    format!("{}/{sequence}/{}/{stream}", created.as_millisecond(), place.at.as_millisecond())
-}
-
-/// Whether the place is at or before one that was written. By time, too: a server that came back with an older store gives
-/// its places out once more.
-fn is_behind(place: &Place, written: &str) -> bool {
-    let mut parts = written.splitn(4, '/');
-    let mut number = || parts.next().and_then(|part| part.parse::<i64>().ok());
-    let (Some(created), Some(sequence), Some(at)) = (number(), number(), number()) else { return false };
-    created == place.position.created.as_millisecond()
-        && parts.next() == Some(place.position.stream.as_str())
-        && i64::try_from(place.position.sequence).is_ok_and(|own| own <= sequence)
-        && place.at.as_millisecond() <= at
-}
-
-fn hash(name: &str) -> u128 {
-    Sha256::digest(name)[..16].iter().fold(0, |bits, &byte| bits << 8 | u128::from(byte))
-}
-
-/// What became of a command.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Obeyed {
-    /// It stands in the spec.
-    Written,
-    /// It stood there already, or there is no such session any more.
-    NothingToDo,
-    /// It asks for what no command may; for people.
-    Refused(String),
 }
 
 /// The command could not be written now.
@@ -166,58 +107,82 @@ fn is_to_us(command: Command) -> bool {
 
 /// Writes the command into the spec of the object as it is now. `actor` is who said it: a connection's name, or `http`.
 ///
-/// One patch under resourceVersion, tried again when somebody writes in between. An object that is gone, or another one
-/// by now, is [`Obeyed::NothingToDo`].
+/// One patch under resourceVersion, tried again when somebody writes in between.
 pub async fn obey(
     client: &Client,
     object: &PhaseManifest,
     control: &ControlMessage,
-    id: &CommandId,
+    id: &impl Identity,
     actor: &str,
 ) -> Result<Obeyed, Error> {
     let api: Api<PhaseManifest> = Api::namespaced(client.clone(), namespace(object));
     for _ in 0..CONFLICTS_MAX {
         let fresh = match call("read the resource", api.get(name(object))).await {
             Ok(fresh) => fresh,
-            Err(error) if error.is_not_found() => return Ok(Obeyed::NothingToDo),
+            Err(error) if error.is_not_found() => return Ok(Obeyed::Gone),
             Err(error) => return Err(error.into()),
         };
-        if fresh.metadata.uid != object.metadata.uid || fresh.metadata.deletion_timestamp.is_some() {
-            return Ok(Obeyed::NothingToDo);
+        if fresh.metadata.uid != object.metadata.uid {
+            return Ok(Obeyed::Gone);
+        }
+        if fresh.metadata.deletion_timestamp.is_some() {
+            return Ok(Obeyed::Terminating);
         }
         if id.is_past(&fresh) {
-            return Ok(Obeyed::NothingToDo);
+            return Ok(Obeyed::Past(Box::new(fresh)));
         }
-        let (spec, obeyed) = match change(&fresh, control, id) {
-            _ if id.was_obeyed() => (None, Obeyed::NothingToDo),
-            Ok(Some(spec)) => (Some(spec), Obeyed::Written),
-            Ok(None) => (None, Obeyed::NothingToDo),
-            Err(why) => (None, Obeyed::Refused(why)),
+        let (spec, refused) = match change(&fresh, control, id.token()) {
+            _ if id.is_repeat() => (None, None),
+            Ok(spec) => (spec, None),
+            Err(why) => (None, Some(why)),
         };
-        let mut patch = json!({
-            "metadata": {"resourceVersion": fresh.metadata.resource_version, "uid": fresh.metadata.uid},
-        });
-        match (spec, &id.place) {
-            // A `resume` of what does not pause is dealt with, too: read once more, it would undo a pause of tomorrow.
-            (None, Some(_)) => {}
-            (None, None) => return Ok(obeyed),
-            (Some(spec), _) => {
-                patch["spec"] = spec;
-                patch["metadata"]["annotations"][LAST_COMMAND_ANNOTATION] = written(control, actor).into();
-            }
-        }
-        if let Some(place) = &id.place {
-            patch["metadata"]["annotations"][LAST_PLACE_ANNOTATION] = written_place(place).into();
-        }
+        let effect = match (&spec, &refused) {
+            (Some(_), _) => Effect::Change,
+            (None, None) => Effect::Nothing,
+            (None, Some(_)) => Effect::Refused,
+        };
+        let what_came_of_it = |object| match (effect, refused) {
+            (_, Some(why)) => Obeyed::Refused(why),
+            (Effect::Change, None) => Obeyed::Written(Box::new(object)),
+            (_, None) => Obeyed::Unchanged(Box::new(object)),
+        };
+        let Some(patch) = patch(&fresh, spec, written(control, actor), id.note(&fresh, effect)) else {
+            return Ok(what_came_of_it(fresh));
+        };
         let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
         match call("write the command into the resource", api.patch(name(object), &params, &patch)).await {
-            Ok(_) => return Ok(obeyed),
+            Ok(stored) => return Ok(what_came_of_it(stored)),
             Err(error) if error.is_conflict() => {}
-            Err(error) if error.is_not_found() => return Ok(Obeyed::NothingToDo),
+            Err(error) if error.is_not_found() => return Ok(Obeyed::Gone),
             Err(error) => return Err(error.into()),
         }
     }
     Err(Error::Contended)
+}
+
+/// Nothing where there is neither a change nor anything to remember.
+fn patch(
+    fresh: &PhaseManifest,
+    spec: Option<Value>,
+    said: String,
+    note: Option<(&'static str, String)>,
+) -> Option<Value> {
+    let mut annotations: Map<String, Value> =
+        note.map(|(name, text)| (name.to_owned(), text.into())).into_iter().collect();
+    if spec.is_some() {
+        annotations.insert(LAST_COMMAND_ANNOTATION.to_owned(), said.into());
+    } else if annotations.is_empty() {
+        return None;
+    }
+    let mut patch = json!({"metadata": {
+        "resourceVersion": fresh.metadata.resource_version,
+        "uid": fresh.metadata.uid,
+        "annotations": annotations,
+    }});
+    if let Some(spec) = spec {
+        patch["spec"] = spec;
+    }
+    Some(patch)
 }
 
 /// Who said what, on one line.
@@ -226,19 +191,21 @@ fn written(control: &ControlMessage, actor: &str) -> String {
     json!({"connection": actor, "command": control.command.as_str(), "phase": phase}).to_string()
 }
 
-/// What the command changes in the spec; nothing where it stands there already. Errors are for people.
-fn change(object: &PhaseManifest, control: &ControlMessage, id: &CommandId) -> Result<Option<Value>, String> {
+/// What the command changes in the spec; nothing where it stands there already.
+fn change(object: &PhaseManifest, control: &ControlMessage, token: &str) -> Result<Option<Value>, Refused> {
     let spec = &object.spec;
     let whole = |set: Value, is_so: bool| match &control.phase {
         None => Ok((!is_so).then_some(set)),
         // Of one attempt: that is the operator's word to runtimes, and must not end the whole session.
-        Some(_) => Err(format!("{} is of the whole session: remove x-phaseId", control.command.as_str())),
+        Some(_) => Err(bad(format!("{} is of the whole session: remove x-phaseId", control.command.as_str()))),
     };
     let action = match control.command {
         Command::Pause => return whole(json!({"suspend": true}), spec.suspend == Some(true)),
         Command::Resume => return whole(json!({"suspend": false}), spec.suspend != Some(true)),
         Command::Cancel => return whole(json!({"shutdown": "Cancel"}), spec.shutdown == Some(Shutdown::Cancel)),
-        Command::Report | Command::CancelAttempt => return Err(format!("{} is to runtimes", control.command.as_str())),
+        Command::Report | Command::CancelAttempt => {
+            return Err(bad(format!("{} is to runtimes", control.command.as_str())));
+        }
         Command::Retry => RequestAction::Retry,
         Command::Skip => RequestAction::Skip,
         Command::Use => RequestAction::Use,
@@ -248,37 +215,51 @@ fn change(object: &PhaseManifest, control: &ControlMessage, id: &CommandId) -> R
     let phase = match (&control.phase, action) {
         (None, RequestAction::Restart) => None,
         (Some(_), RequestAction::Restart) => {
-            return Err("x-restart is of the whole session: remove x-phaseId".to_owned());
+            return Err(bad("x-restart is of the whole session: remove x-phaseId".to_owned()));
         }
-        (None, _) => return Err(format!("{} names no phase: add x-phaseId", control.command.as_str())),
+        (None, _) => return Err(bad(format!("{} names no phase: add x-phaseId", control.command.as_str()))),
         (Some(phase), _) => Some(phase.as_str().to_owned()),
     };
-    let request = Request { token: id.name.clone(), action, phase };
-    with_request(object, &request)
+    let request = Request { token: token.to_owned(), action, phase };
+    Ok(with_request(object, &request)?.map(Value::Object))
 }
 
-/// `{requests}` for a patch of the spec: with one more, without those that are handled; nothing where it is there already.
-/// Errors are for people.
-pub fn with_request(object: &PhaseManifest, request: &Request) -> Result<Option<Value>, String> {
+fn bad(why: String) -> Refused {
+    Refused::BadCommand(why)
+}
+
+/// What a request changes of the spec: `requests` with one more, without those that are handled; nothing where it is
+/// there already.
+///
+/// A session that is shut down refuses every request. Once it has its verdict a Retry or Restart is to begin anew, and
+/// lifts the shutdown by the same write.
+pub fn with_request(object: &PhaseManifest, request: &Request) -> Result<Option<Map<String, Value>>, Refused> {
     let there = object.spec.requests.as_deref().unwrap_or_default();
     if there.iter().any(|other| other.token == request.token) {
         return Ok(None);
+    }
+    let mut spec = Map::new();
+    if matches!(object.spec.shutdown, Some(Shutdown::Drain | Shutdown::Cancel)) {
+        let has_verdict = object.status.as_ref().is_some_and(|status| status.verdict.is_some());
+        if !has_verdict || !matches!(request.action, RequestAction::Retry | RequestAction::Restart) {
+            return Err(Refused::ShutDown);
+        }
+        spec.insert("shutdown".to_owned(), Value::Null);
     }
     let results = object.status.as_ref().map(|status| status.requests.as_slice()).unwrap_or_default();
     let is_open = |other: &&Request| !results.iter().any(|result| result.token == other.token);
     let mut requests: Vec<&Request> = there.iter().filter(is_open).collect();
     if requests.len() >= REQUESTS_MAX {
-        return Err(format!("{REQUESTS_MAX} requests wait for their turn: ask again later"));
+        return Err(Refused::TooManyRequests);
     }
     requests.push(request);
     let list = serde_json::to_value(requests).expect("texts are JSON");
-    Ok(Some(Value::Object(Map::from_iter([("requests".to_owned(), list)]))))
+    spec.insert("requests".to_owned(), list);
+    Ok(Some(spec))
 }
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
-
     use super::*;
     use crate::{
         protocol::SessionId,
@@ -301,8 +282,8 @@ mod tests {
         object
     }
 
-    fn changed(spec: Value, command: Command, phase: Option<&str>) -> Result<Option<Value>, String> {
-        change(&object(spec, &[]), &control(command, phase), &CommandId::of("1"))
+    fn changed(spec: Value, command: Command, phase: Option<&str>) -> Result<Option<Value>, Refused> {
+        change(&object(spec, &[]), &control(command, phase), "1")
     }
 
     #[test]
@@ -342,23 +323,20 @@ mod tests {
             {"token": "old", "action": "Retry", "phase": "a"},
             {"token": "open", "action": "Skip", "phase": "b"},
         ]});
-        let patch = change(&object(spec, &["old"]), &control(Command::Retry, Some("a")), &CommandId::of("1")).unwrap();
+        let patch = change(&object(spec, &["old"]), &control(Command::Retry, Some("a")), "1").unwrap();
         let patch = patch.unwrap();
         let tokens: Vec<&str> =
             patch["requests"].as_array().unwrap().iter().filter_map(|r| r["token"].as_str()).collect();
         assert_eq!(tokens.len(), 2);
         assert_eq!(tokens[0], "open");
-        assert!(tokens[1].starts_with("bus-"));
+        assert_eq!(tokens[1], "1");
     }
 
     #[test]
     fn the_same_message_is_one_request_and_another_is_another() {
         let first = changed(json!({}), Command::Retry, Some("a")).unwrap().unwrap();
-        assert_eq!(
-            change(&object(first.clone(), &[]), &control(Command::Retry, Some("a")), &CommandId::of("1")),
-            Ok(None)
-        );
-        let second = change(&object(first, &[]), &control(Command::Retry, Some("a")), &CommandId::fresh()).unwrap();
+        assert_eq!(change(&object(first.clone(), &[]), &control(Command::Retry, Some("a")), "1"), Ok(None));
+        let second = change(&object(first, &[]), &control(Command::Retry, Some("a")), "2").unwrap();
         assert_eq!(second.unwrap()["requests"].as_array().unwrap().len(), 2);
     }
 
@@ -366,39 +344,25 @@ mod tests {
     fn more_requests_than_the_schema_takes_are_refused() {
         let request = |n: usize| json!({"token": format!("t{n}"), "action": "Retry", "phase": "a"});
         let spec = json!({"requests": (0..REQUESTS_MAX).map(request).collect::<Vec<_>>()});
-        assert!(changed(spec, Command::Retry, Some("a")).is_err());
+        assert_eq!(changed(spec, Command::Retry, Some("a")), Err(Refused::TooManyRequests));
     }
 
     #[test]
-    fn a_command_from_the_stream_is_dealt_with_once() {
-        let at = |second| Timestamp::from_second(second).unwrap();
-        let place = |created, sequence, second| {
-            let position = Position { stream: "reports".to_owned(), created: at(created), sequence };
-            Place { position, at: at(second), hearing: Hearing::Live }
-        };
-        let mut object = object(json!({}), &[]);
-        assert!(!is_dealt_with(&place(1, 7, 20), &object));
-        object.metadata.annotations =
-            Some([(LAST_PLACE_ANNOTATION.to_owned(), written_place(&place(1, 7, 20)))].into());
-        assert!(is_dealt_with(&place(1, 7, 20), &object) && is_dealt_with(&place(1, 6, 20), &object));
-        assert!(!is_dealt_with(&place(1, 8, 21), &object));
-        assert!(!is_dealt_with(&place(2, 3, 10), &object), "another stream of that name");
-        assert!(!is_dealt_with(&place(1, 5, 30), &object), "the store came back as it was before");
-        assert!(!CommandId::fresh().is_past(&object));
-    }
-
-    #[test]
-    fn what_was_heard_late_and_is_older_than_what_runs_is_outdated() {
-        let at = |second| Timestamp::from_second(second).unwrap();
-        let mut object = object(json!({}), &[]);
-        object.status.as_mut().unwrap().started_at = Some(at(30).into());
-        let place = |second, hearing| {
-            let position = Position { stream: "reports".to_owned(), created: at(1), sequence: 1 };
-            Place { position, at: at(second), hearing }
-        };
-        assert!(is_outdated(&place(20, Hearing::Late), &object));
-        assert!(!is_outdated(&place(31, Hearing::Late), &object));
-        assert!(!is_outdated(&place(20, Hearing::Live), &object), "the two clocks differ");
+    fn what_begins_anew_lifts_the_shutdown_of_a_session_that_has_its_verdict() {
+        let mut cancelled = object(json!({"shutdown": "Cancel"}), &[]);
+        let ask = |object: &PhaseManifest, command, phase| change(object, &control(command, phase), "1");
+        for (command, phase) in [(Command::Retry, Some("a")), (Command::Restart, None), (Command::Skip, Some("a"))] {
+            assert_eq!(ask(&cancelled, command, phase), Err(Refused::ShutDown), "{command:?}: it still runs");
+        }
+        cancelled.status.as_mut().unwrap().verdict = Some("Cancelled".to_owned());
+        for (command, phase) in [(Command::Retry, Some("a")), (Command::Restart, None)] {
+            let spec = ask(&cancelled, command, phase).unwrap().unwrap();
+            assert_eq!((&spec["shutdown"], spec["requests"].as_array().unwrap().len()), (&Value::Null, 1));
+            assert!(spec.as_object().unwrap().contains_key("shutdown"));
+        }
+        assert_eq!(ask(&cancelled, Command::Complete, Some("a")), Err(Refused::ShutDown));
+        let open = ask(&object(json!({}), &[]), Command::Retry, Some("a")).unwrap().unwrap();
+        assert!(!open.as_object().unwrap().contains_key("shutdown"));
     }
 
     #[test]

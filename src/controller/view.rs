@@ -21,7 +21,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    call::{namespace, uid},
+    call::{name, namespace, uid},
     claim::Claim,
     heart::{Gate, Heart},
     options::{Scope, Selector},
@@ -33,8 +33,8 @@ use crate::{
     resource::PhaseManifest,
 };
 
-/// Changes that wait for their slowest reader, who is told when it was too slow. Each holds a version of an object that
-/// the cache may no longer have.
+/// Changes that wait for their slowest reader, who is told when it was too slow. Each names an object and holds none: a
+/// reader that stands still would otherwise keep as many old versions of whole objects.
 const CHANGES_MAX: usize = 256;
 
 /// A watch that hears nothing for so long is made anew; below what load balancers cut (240 s).
@@ -43,8 +43,8 @@ const WATCH_SECONDS: u32 = 200;
 /// What happened in the cache.
 #[derive(Debug, Clone)]
 pub enum Change {
-    /// This is what it holds of the object from now on.
-    Applied(Arc<PhaseManifest>),
+    /// It holds another version of this object: [`View::get`] has it, or a later one.
+    Applied { namespace: String, name: String },
     /// The object with this uid is gone.
     Deleted(String),
     /// It was filled anew: anything may be different.
@@ -149,7 +149,7 @@ impl View {
         if let Some(selector) = selector {
             config = config.labels(selector.as_str());
         }
-        let (view, full) = (self.clone(), store.clone());
+        let view = self.clone();
         let events = watcher(api, config)
             .default_backoff()
             .modify(|object| {
@@ -160,7 +160,9 @@ impl View {
             .reflect(writer)
             .inspect(move |event| {
                 let change = match event {
-                    Ok(Event::Apply(object)) => full.get(&ObjectRef::from_obj(object)).map(Change::Applied),
+                    Ok(Event::Apply(object)) => {
+                        Some(Change::Applied { namespace: namespace(object).to_owned(), name: name(object).to_owned() })
+                    }
                     Ok(Event::Delete(object)) => Some(Change::Deleted(uid(object).to_owned())),
                     Ok(Event::InitDone) => {
                         filled.open();

@@ -6,9 +6,13 @@ use axum::{
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use kube::core::response::StatusCause;
 use serde_json::{Map, Value, json};
 
-use crate::{controller::call, manifest::Problem};
+use crate::{
+    controller::{call, commands},
+    manifest::Problem,
+};
 
 /// When to ask again where the API server is away: it takes some seconds to come back.
 const RETRY_AFTER_SECONDS: u32 = 5;
@@ -99,6 +103,22 @@ fn error(problem: &Problem) -> Value {
     error
 }
 
+/// What the API server says of one field of the resource.
+fn cause(cause: &StatusCause) -> Value {
+    json!({"pointer": pointer(&cause.field), "reason": "InvalidSpec", "detail": printable(&cause.message)})
+}
+
+/// `spec.phases[3].id` as a JSON Pointer.
+fn pointer(field: &str) -> String {
+    let steps = field.split(['.', '[']).map(|step| step.trim_end_matches(']')).filter(|step| !step.is_empty());
+    steps.flat_map(|step| ["/".to_owned(), escaped(step)]).collect()
+}
+
+/// A step of a JSON Pointer (RFC 6901).
+pub fn escaped(step: &str) -> String {
+    step.replace('~', "~0").replace('/', "~1")
+}
+
 /// On one line, whatever it quotes.
 fn printable(text: &str) -> String {
     text.replace(char::is_control, " ")
@@ -121,6 +141,30 @@ impl IntoResponse for Fault {
     }
 }
 
+impl From<commands::Refused> for Fault {
+    fn from(refused: commands::Refused) -> Self {
+        let (reason, detail) = (refused.reason(), refused.to_string());
+        match refused {
+            commands::Refused::BadCommand(_) => Self::bad_request(reason, detail),
+            commands::Refused::TooManyRequests => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, reason, detail).retry_after(RETRY_AFTER_SECONDS)
+            }
+            commands::Refused::ShutDown => Self::conflict(reason, detail),
+        }
+    }
+}
+
+impl From<commands::Error> for Fault {
+    fn from(error: commands::Error) -> Self {
+        match error {
+            commands::Error::Call(error) => error.into(),
+            commands::Error::Contended => {
+                Self::unavailable("Contended", "the resource is written to all the time: ask again")
+            }
+        }
+    }
+}
+
 impl From<call::Error> for Fault {
     /// What the API server says of a request that was legal up to there.
     fn from(error: call::Error) -> Self {
@@ -130,7 +174,12 @@ impl From<call::Error> for Fault {
         };
         let said = printable(&status.message);
         match status.code {
-            400 | 422 => Self::bad_request("InvalidSpec", format!("the API server refuses it: {said}")),
+            400 | 422 => {
+                let causes = status.details.iter().flat_map(|details| &details.causes);
+                let errors: Vec<Value> = causes.map(cause).collect();
+                let fault = Self::bad_request("InvalidSpec", format!("the API server refuses it: {said}"));
+                if errors.is_empty() { fault } else { fault.with("errors", errors.into()) }
+            }
             404 => Self::not_found("NotFound", said),
             409 => Self::conflict("Conflict", format!("{error}: {said}")),
             413 => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "TooLarge", said),
@@ -139,6 +188,8 @@ impl From<call::Error> for Fault {
             403 if said.contains("is being terminated") || said.contains("exceeded quota") => {
                 Self::conflict("Refused", said)
             }
+            // By its roles or by an admission webhook, whose words name what was tried; asking again is of no use.
+            403 => Self::new(StatusCode::FORBIDDEN, "Forbidden", format!("{error}: {said}")),
             _ => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "the API server refuses the gateway");
                 Self::unavailable(error.reason(), format!("{error}: ask again later"))
@@ -149,6 +200,8 @@ impl From<call::Error> for Fault {
 
 #[cfg(test)]
 mod tests {
+    use kube::core::Status;
+
     use super::*;
     use crate::manifest::{Format, OtherKinds, parse};
 
@@ -163,5 +216,33 @@ mod tests {
         assert_eq!(errors[0]["reason"], "UnknownField");
         assert_eq!(errors[0]["line"], 1);
         assert_eq!(fault.status(), StatusCode::BAD_REQUEST);
+    }
+
+    fn refused(code: u16, message: &str, causes: &Value) -> Fault {
+        let status: Status = serde_json::from_value(json!({
+            "status": "Failure", "code": code, "message": message, "reason": "",
+            "details": {"name": "", "group": "", "kind": "", "uid": "", "retryAfterSeconds": 0, "causes": causes},
+        }))
+        .unwrap();
+        call::Error::Refused { what: "create the resource", source: Box::new(kube::Error::Api(Box::new(status))) }
+            .into()
+    }
+
+    #[test]
+    fn what_the_cluster_forbids_is_said_and_not_asked_again() {
+        let said = "phasemanifests.pmp.dev is forbidden: User \"u\" cannot create resource \"phasemanifests\"";
+        let fault = refused(403, said, &json!([]));
+        assert_eq!((fault.status(), fault.reason()), (StatusCode::FORBIDDEN, "Forbidden"));
+        assert!(fault.headers.is_empty() && fault.detail.contains("cannot create"), "{fault:?}");
+        assert_eq!(refused(403, "namespace x is being terminated", &json!([])).status(), StatusCode::CONFLICT);
+        assert_eq!(refused(500, "oops", &json!([])).status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
+
+    #[test]
+    fn what_the_api_server_says_of_fields_is_told_with_pointers() {
+        let field = |field: &str| json!({"field": field, "message": "no", "reason": "FieldValueInvalid"});
+        let fault = refused(422, "invalid", &json!([field("spec.requests[3].phase"), field("metadata.labels")]));
+        let pointers: Vec<&Value> = fault.more["errors"].as_array().unwrap().iter().map(|e| &e["pointer"]).collect();
+        assert_eq!(pointers, ["/spec/requests/3/phase", "/metadata/labels"]);
     }
 }

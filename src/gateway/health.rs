@@ -14,6 +14,7 @@ const LIMITS: Limits = Limits {
     header: Duration::from_secs(5),
     lifetime: Duration::from_secs(30),
     last_answer: Duration::from_secs(5),
+    stalled: Duration::from_secs(5),
     connections_max: 128,
     drain: Duration::from_secs(2),
 };

@@ -13,7 +13,8 @@
 //! | `guard` | what every request goes through first: whose it is, how many there are, what it counts as |
 //! | `body`, `media`, `query`, `path`, `throttle` | reading a request, in bounds |
 //! | [`fault`] | every answer that is not what was asked for |
-//! | `sessions` | finding a session in the cache, plans with it, one's own writes |
+//! | `sessions` | finding a session in the cache, one's own writes |
+//! | `plans`, `parsers` | the plans of sessions, and the places where manifests are read |
 //! | `submit` | POST /plan and POST /apply |
 //! | `steer` | POST /control and requests about single phases |
 //! | `show` | GET /plan, /status, /diff, /phases and /sessions |
@@ -30,7 +31,9 @@ pub mod logs;
 mod media;
 mod metrics;
 pub mod openapi;
+mod parsers;
 mod path;
+mod plans;
 mod query;
 mod routes;
 pub mod serve;
@@ -49,15 +52,15 @@ use tokio_util::sync::CancellationToken;
 
 pub use throttle::Rates;
 
-use self::{fault::Fault, logs::Logs, metrics::Meters, sessions::Sessions, throttle::Throttle};
+use self::{
+    body::Bodies, fault::Fault, logs::Logs, metrics::Meters, plans::Plans, sessions::Sessions, stream::States,
+    throttle::Throttle,
+};
 use crate::{
     bus::Bus,
     controller::{Scope, Selector, View, heart::Heart},
     protocol::SessionId,
 };
-
-/// Parsing at a time: a body of 1 MiB may take a second of a core and 100 MiB.
-const PARSERS_MAX: usize = 2;
 
 /// An answer is made within this, or is 503: whoever asks is told within 5 s that the API server is away.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(4_700);
@@ -134,6 +137,7 @@ pub async fn run(listener: TcpListener, options: Options, stop: CancellationToke
         header: Duration::from_secs(5),
         lifetime: Duration::from_mins(10),
         last_answer: Duration::from_secs(30),
+        stalled: Duration::from_secs(30),
         connections_max: options.bounds.connections_max,
         drain: Duration::from_secs(2),
     };
@@ -147,13 +151,15 @@ pub(crate) struct Gateway(Arc<Inner>);
 
 pub(crate) struct Inner {
     sessions: Sessions,
+    plans: Plans,
+    states: States,
+    bodies: Bodies,
     client: Client,
     heart: Heart,
     logs: Option<Logs>,
     bounds: Bounds,
     meters: Meters,
     throttle: Throttle,
-    parsers: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     stop: CancellationToken,
 }
@@ -177,13 +183,15 @@ impl Gateway {
                 options.selector.as_ref(),
                 options.bound,
             ),
+            plans: Plans::new(options.client.clone()),
+            states: States::default(),
+            bodies: Bodies::new(options.bounds.body_bytes_max),
             client: options.client,
             heart: options.heart,
             logs: options.logs,
             bounds: options.bounds,
             meters,
             throttle: Throttle::new(options.bounds.rates, Instant::now()),
-            parsers: Arc::new(Semaphore::new(PARSERS_MAX)),
             streams: Arc::new(Semaphore::new(options.bounds.streams_max)),
             stop,
         }))

@@ -39,9 +39,12 @@ impl Query {
         Ok(Self(pairs))
     }
 
-    /// Absent where it is empty.
-    pub fn text(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    /// 400 where it is there and empty: `digest=$UNSET` must not be taken for no digest at all.
+    pub fn text(&self, name: &str) -> Result<Option<&str>, Fault> {
+        match self.0.get(name).map(String::as_str) {
+            Some("") => Err(bad(name, format!("{name} is empty: give it a value, or leave it out"))),
+            value => Ok(value),
+        }
     }
 
     /// `true`, `1` or nothing but the name; `false` or `0`.
@@ -55,7 +58,7 @@ impl Query {
 
     /// A number in these bounds, or the default.
     pub fn number(&self, name: &str, default: usize, max: usize) -> Result<usize, Fault> {
-        match self.text(name) {
+        match self.text(name)? {
             None => Ok(default),
             Some(text) => {
                 let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
@@ -66,13 +69,13 @@ impl Query {
     }
 
     pub fn session(&self) -> Result<Option<SessionId>, Fault> {
-        let id = self.text("session").map(SessionId::new).transpose();
+        let id = self.text("session")?.map(SessionId::new).transpose();
         id.map_err(|error| bad("session", error.to_string()))
     }
 
     /// A legal name of a namespace.
     pub fn namespace(&self) -> Result<Option<&str>, Fault> {
-        match self.text("namespace") {
+        match self.text("namespace")? {
             Some(name) if !is_label(name) => {
                 Err(bad("namespace", "the namespace is no name of one: 1 to 63 of a-z, 0-9 and dashes".to_owned()))
             }
@@ -131,6 +134,17 @@ mod tests {
         assert!(query("dryRun=yes").flag("dryRun").is_err());
         assert!(query("session=a.b").session().is_err());
         assert!(query("namespace=A").namespace().is_err());
-        assert_eq!(query("namespace=").namespace().unwrap(), None);
+    }
+
+    #[test]
+    fn an_empty_value_is_a_mistake_and_no_absence() {
+        let query = |raw| Query::of(Some(raw), &["session", "dryRun", "limit", "namespace", "digest"]).unwrap();
+        assert!(query("digest=").text("digest").is_err());
+        assert!(query("digest").text("digest").is_err());
+        assert!(query("session=").session().is_err());
+        assert!(query("namespace=").namespace().is_err());
+        assert!(query("limit=").number("limit", 5, 10).is_err());
+        assert!(query("dryRun=").flag("dryRun").unwrap(), "of a flag the name is enough");
+        assert_eq!(query("dryRun").text("digest").unwrap(), None);
     }
 }

@@ -4,6 +4,8 @@
 //! hyper, with a timer, and with an end for every connection. It knows nothing of what is served; a handler that needs
 //! its connection for longer asks the [`Lease`] in the request's extensions.
 
+mod patience;
+
 use std::{
     convert::Infallible,
     io,
@@ -25,6 +27,8 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::patience::Patience;
+
 /// Pause after an accept that failed: out of file descriptors, mostly, and no cure but waiting.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -40,6 +44,8 @@ pub struct Limits {
     pub lifetime: Duration,
     /// For the answer that is under way then.
     pub last_answer: Duration,
+    /// An answer of which the peer takes nothing for so long ends the connection.
+    pub stalled: Duration,
     /// Open at a time; the next ones wait to be accepted.
     pub connections_max: usize,
     /// For what is open when the server stops.
@@ -128,7 +134,7 @@ async fn converse(stream: TcpStream, peer: Peer, router: Router, limits: Limits,
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header)
         .max_buf_size(HEADER_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Patience::new(stream, limits.stalled)), service);
     let mut connection = std::pin::pin!(connection);
     // Until the lease is over or the server stops it goes on; then it ends with the answer that is under way.
     let mut last: Option<Instant> = None;
@@ -175,5 +181,51 @@ impl Service<Request<Incoming>> for Conversation {
         request.extensions_mut().insert(self.peer);
         request.extensions_mut().insert(self.lease.clone());
         self.inner.call(request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        header: Duration::from_secs(20),
+        lifetime: Duration::from_mins(1),
+        last_answer: Duration::from_secs(1),
+        stalled: Duration::from_secs(1),
+        connections_max: 2,
+        drain: Duration::from_secs(1),
+    };
+
+    async fn answer(stream: &mut TcpStream) -> String {
+        let mut buffer = [0; 1024];
+        let count = stream.read(&mut buffer).await.unwrap();
+        String::from_utf8_lossy(&buffer[..count]).into_owned()
+    }
+
+    #[tokio::test]
+    async fn connections_past_the_bound_wait_until_another_ends() {
+        let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let server = tokio::spawn(serve(listener, Router::new(), LIMITS, stop.clone()));
+        let mut streams = Vec::new();
+        for _ in 0..3 {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+            streams.push(stream);
+        }
+        let mut last = streams.pop().unwrap();
+        for stream in &mut streams {
+            assert!(answer(stream).await.starts_with("HTTP/1.1 404"));
+        }
+        let early = timeout(Duration::from_millis(200), answer(&mut last)).await;
+        assert!(early.is_err(), "two are open: {early:?}");
+        drop(streams.pop());
+        assert!(answer(&mut last).await.starts_with("HTTP/1.1 404"));
+        stop.cancel();
+        server.await.unwrap();
     }
 }

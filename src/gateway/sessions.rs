@@ -1,4 +1,4 @@
-//! Sessions as the cache has them: finding one, its plans, and waiting for what this process has just written.
+//! Sessions as the cache has them: finding one, and waiting for what this process has just written.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -7,7 +7,7 @@ use std::{
 };
 
 use kube::{Api, Client};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::{Bound, fault::Fault, query::Query};
 use crate::{
@@ -15,9 +15,7 @@ use crate::{
         Scope, Selector, View,
         call::{call, name, namespace},
         claim::Claim,
-        revision,
     },
-    manifest::{OtherKinds, Plan, from_values},
     protocol::SessionId,
     resource::PhaseManifest,
 };
@@ -25,14 +23,8 @@ use crate::{
 /// How long the cache may be behind a write of ours before the API server is asked instead.
 const CATCH_UP: Duration = Duration::from_secs(2);
 
-/// How long a read may wait for a stored revision.
-const LOAD_TIMEOUT: Duration = Duration::from_secs(2);
-
 /// Writes that the cache may not have yet. It is behind by milliseconds.
 const WRITES_MAX: usize = 256;
-
-/// Phases of all plans that are kept at hand; about 1 KiB each.
-const PLAN_PHASES_MAX: usize = 20_000;
 
 /// The sessions that this gateway serves.
 pub struct Sessions {
@@ -43,8 +35,6 @@ pub struct Sessions {
     labels: BTreeMap<String, String>,
     bound: Option<Bound>,
     writes: Mutex<VecDeque<Write>>,
-    /// The most recently used last, by digest.
-    plans: Mutex<VecDeque<Arc<Plan>>>,
 }
 
 struct Write {
@@ -57,7 +47,7 @@ struct Write {
 impl Sessions {
     pub fn new(client: Client, view: View, scope: Scope, selector: Option<&Selector>, bound: Option<Bound>) -> Self {
         let labels = selector.map(Selector::equalities).unwrap_or_default();
-        Self { client, view, scope, labels, bound, writes: Mutex::default(), plans: Mutex::default() }
+        Self { client, view, scope, labels, bound, writes: Mutex::default() }
     }
 
     /// Refuses to answer from a cache that was never filled.
@@ -172,13 +162,25 @@ impl Sessions {
             writes.iter().find(is_it).map(|write| (write.namespace.clone(), write.name.clone(), write.version))
         };
         let Some((namespace, name, version)) = found else { return Ok(None) };
-        if let Some(object) = self.at_least(&namespace, &name, version).await {
-            let mut writes = self.writes.lock().unwrap_or_else(PoisonError::into_inner);
-            writes.retain(|write| write.session != *session || write.version > version);
-            return Ok(Some(object));
+        let mut object = self.at_least(&namespace, &name, version).await;
+        if object.is_none() {
+            let api: Api<PhaseManifest> = Api::namespaced(self.client.clone(), &namespace);
+            object = call("read the resource", api.get_opt(&name)).await?.map(Arc::new);
         }
-        let api: Api<PhaseManifest> = Api::namespaced(self.client.clone(), &namespace);
-        Ok(call("read the resource", api.get_opt(&name)).await?.map(Arc::new))
+        // Waited for once: it is there, or the API server has said what became of it, and that it was deleted too.
+        let mut writes = self.writes.lock().unwrap_or_else(PoisonError::into_inner);
+        writes.retain(|write| write.session != *session || write.namespace != namespace || write.version > version);
+        Ok(object.filter(|object| session_of(object).as_ref() == Some(session)))
+    }
+
+    /// How the session's resource in this namespace is called, as far as the cache or a write of ours knows.
+    pub fn name_of(&self, session: &SessionId, namespace: &str) -> Option<String> {
+        if let Some(cached) = self.view.find(session, Some(namespace)) {
+            return Some(name(&cached).to_owned());
+        }
+        let writes = self.writes.lock().unwrap_or_else(PoisonError::into_inner);
+        let write = writes.iter().find(|write| write.session == *session && write.namespace == namespace);
+        write.map(|write| write.name.clone())
     }
 
     /// The object once the cache has it at this version or a later one; nothing where that takes too long.
@@ -193,65 +195,6 @@ impl Sessions {
             // Any change, and also having missed some, is a reason to look again.
             timeout_at(end, changes.recv()).await.ok()?.ok();
         }
-    }
-
-    /// The plan of the last revision that started; nothing before the first, or where it cannot be read now.
-    pub async fn started_plan(&self, object: &PhaseManifest) -> Option<Arc<Plan>> {
-        let status = object.status.as_ref()?;
-        status.revision?;
-        let digest = status.digest.as_deref()?;
-        if let Some(plan) = self.kept(digest) {
-            return Some(plan);
-        }
-        if let Some(plan) = self.spec_plan(object).await
-            && plan.digest().to_string() == digest
-        {
-            return Some(plan);
-        }
-        // A status without the rows of its plan is better than none: nobody waits for an API server that is away.
-        let loaded = timeout(LOAD_TIMEOUT, revision::started(&self.client, object)).await.ok()?;
-        let loaded = loaded.inspect_err(|error| {
-            tracing::warn!(
-                resource = name(object),
-                error = error as &dyn std::error::Error,
-                "a revision cannot be read"
-            );
-        });
-        loaded.ok().flatten().map(|plan| self.keep(plan))
-    }
-
-    /// The plan that the spec holds or names now; nothing where it holds none, or where it cannot be read.
-    pub async fn spec_plan(&self, object: &PhaseManifest) -> Option<Arc<Plan>> {
-        let Some(phases) = &object.spec.phases else {
-            return revision::live(&self.client, object).await.ok().flatten().map(|plan| self.keep(plan));
-        };
-        let phases = phases.clone();
-        let read = tokio::task::spawn_blocking(move || from_values(&phases.values(), OtherKinds::Refuse)).await;
-        read.ok()?.ok().map(|(plan, _)| self.keep(plan))
-    }
-
-    /// The plan of an earlier revision, as long as it is kept.
-    pub async fn revision_plan(&self, object: &PhaseManifest, number: u64) -> Option<Arc<Plan>> {
-        revision::load(&self.client, object, number).await.ok().flatten().map(|plan| self.keep(plan))
-    }
-
-    fn kept(&self, digest: &str) -> Option<Arc<Plan>> {
-        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = plans.iter().position(|plan| plan.digest().to_string() == digest)?;
-        let plan = plans.remove(at)?;
-        plans.push_back(Arc::clone(&plan));
-        Some(plan)
-    }
-
-    fn keep(&self, plan: Plan) -> Arc<Plan> {
-        let plan = Arc::new(plan);
-        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-        plans.retain(|other| other.digest() != plan.digest());
-        plans.push_back(Arc::clone(&plan));
-        while plans.len() > 1 && plans.iter().map(|plan| plan.len() + 1).sum::<usize>() > PLAN_PHASES_MAX {
-            plans.pop_front();
-        }
-        plan
     }
 }
 

@@ -15,6 +15,7 @@ use super::{
     fault::Fault,
     media,
     path::Named,
+    plans::Started,
     query::{Query, bad},
     sessions::{session_of, version_of},
     steer::no_such_phase,
@@ -68,11 +69,11 @@ pub async fn get_plan(State(gateway): State<Gateway>, request: Request) -> Resul
         .in_time(async {
             let object = gateway.sessions.of(&query).await?;
             let plan = gateway.spec_plan(&object).await?;
-            let manifest = plan.canonical();
-            let text = match media {
-                media::YAML => serde_saphyr::to_string(&manifest).unwrap_or_default(),
-                _ => manifest.to_string(),
+            let write = move || match media {
+                media::YAML => serde_saphyr::to_string(&plan.canonical()).unwrap_or_default(),
+                _ => plan.canonical().to_string(),
             };
+            let text = gateway.plans.parsers.place().await?.run(write).await?;
             let mut response = ([(header::CONTENT_TYPE, media)], text).into_response();
             name_version(response.headers_mut(), &object);
             Ok(response)
@@ -88,13 +89,17 @@ pub async fn get_diff(State(gateway): State<Gateway>, request: Request) -> Resul
         .in_time(async {
             let object = gateway.sessions.of(&query).await?;
             let spec = gateway.spec_plan(&object).await?;
-            let has_started = object.status.as_ref().is_some_and(|status| status.revision.is_some());
-            let last = match gateway.sessions.started_plan(&object).await {
-                Some(plan) => plan,
-                None if has_started => {
+            let last = match gateway.plans.started(&object).await {
+                Started::Plan(plan) => plan,
+                Started::Never => Arc::default(),
+                Started::Lost => {
+                    let detail = "the manifest of the last revision is kept nowhere: it was too large to be stored, and \
+                                  the spec holds another one by now";
+                    return Err(Fault::conflict("RevisionLost", detail));
+                }
+                Started::Unreadable => {
                     return Err(Fault::unavailable("RevisionUnreadable", "the last revision cannot be read now"));
                 }
-                None => Arc::new(Plan::default()),
             };
             Ok(versioned(answers::diff(&object, &last, &spec), &object))
         })
@@ -112,8 +117,8 @@ pub async fn get_phase(
     gateway
         .in_time(async {
             let object = gateway.sessions.of(&query).await?;
-            let plan = match gateway.sessions.started_plan(&object).await {
-                Some(plan) if plan.index_of(phase.as_str()).is_some() => plan,
+            let plan = match gateway.plans.started(&object).await {
+                Started::Plan(plan) if plan.index_of(phase.as_str()).is_some() => plan,
                 _ => gateway.spec_plan(&object).await?,
             };
             let Some(ix) = plan.index_of(phase.as_str()) else { return Err(no_such_phase(&phase)) };
@@ -135,7 +140,7 @@ pub async fn get_sessions(State(gateway): State<Gateway>, request: Request) -> R
     media::preferred(request.headers(), &[media::JSON])?;
     let query = Query::of(request.uri().query(), &["namespace", "limit", "continue"])?;
     let (limit, within) = (query.number("limit", PAGE, PAGE_MAX)?, query.namespace()?);
-    let after = query.text("continue").map(|token| {
+    let after = query.text("continue")?.map(|token| {
         let place = token.split_once('/').filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty());
         place.ok_or_else(|| bad("continue", "continue is what the page before named, and nothing else".to_owned()))
     });
@@ -166,17 +171,25 @@ pub async fn get_sessions(State(gateway): State<Gateway>, request: Request) -> R
 
 /// One session in a list.
 fn summary(object: &PhaseManifest) -> Value {
-    let status = serde_json::to_value(&object.status).unwrap_or_default();
     let mut summary = json!({
         "sessionId": session_of(object).map(|id| id.to_string()),
         "namespace": namespace(object),
         "name": name(object),
         "resourceVersion": object.metadata.resource_version,
     });
-    for field in ["state", "message", "verdict", "revision", "digest", "progress", "startedAt", "finishedAt"] {
-        if let Some(value) = status.get(field).filter(|value| !value.is_null()) {
-            summary[field] = value.clone();
-        }
+    let Some(status) = &object.status else { return summary };
+    let fields = [
+        ("state", json!(status.state)),
+        ("message", json!(status.message)),
+        ("verdict", json!(status.verdict)),
+        ("revision", json!(status.revision)),
+        ("digest", json!(status.digest)),
+        ("progress", json!(status.progress)),
+        ("startedAt", json!(status.started_at)),
+        ("finishedAt", json!(status.finished_at)),
+    ];
+    for (name, value) in fields.into_iter().filter(|(_, value)| !value.is_null()) {
+        summary[name] = value;
     }
     summary
 }
@@ -184,8 +197,8 @@ fn summary(object: &PhaseManifest) -> Value {
 impl Gateway {
     /// The whole session, every phase of its last revision with it.
     pub(super) async fn state(&self, object: &PhaseManifest) -> Value {
-        let plan = self.sessions.started_plan(object).await;
-        let mut state = answers::state(object, plan.as_deref());
+        let started = self.plans.started(object).await;
+        let mut state = answers::state(object, started.plan().map(|plan| &**plan));
         state["sessionId"] = session_of(object).map(|id| id.to_string()).into();
         state["namespace"] = namespace(object).into();
         state["name"] = name(object).into();
@@ -194,7 +207,7 @@ impl Gateway {
     }
 
     /// Whether every phase is in it: not where the plan of the revision could not be read.
-    fn is_whole(object: &PhaseManifest, state: &Value) -> bool {
+    pub(super) fn is_whole(object: &PhaseManifest, state: &Value) -> bool {
         let total = object.status.as_ref().and_then(|status| Some(usize::try_from(status.counts?.total).unwrap_or(0)));
         let has_revision = object.status.as_ref().is_some_and(|status| status.revision.is_some());
         !has_revision || state["phases"].as_array().map(Vec::len) == total
@@ -202,7 +215,7 @@ impl Gateway {
 
     /// The plan in the spec; 409 where it holds none that is valid.
     async fn spec_plan(&self, object: &PhaseManifest) -> Result<Arc<Plan>, Fault> {
-        self.sessions.spec_plan(object).await.ok_or_else(|| {
+        self.plans.spec(object).await?.ok_or_else(|| {
             let said = object.status.as_ref().and_then(|status| status.message.clone()).unwrap_or_default();
             let detail = format!("the resource holds no valid manifest, or it cannot be read now: {said}");
             Fault::conflict("InvalidManifest", detail.trim_end_matches([':', ' ']).replace(char::is_control, " "))

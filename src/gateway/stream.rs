@@ -4,7 +4,11 @@
 //! state if anything was written since, so it misses no change of state, however long it was away; one that reads too
 //! slowly gets the whole state instead of what it missed.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
 
 use axum::{
     http::{HeaderMap, request::Parts},
@@ -58,7 +62,7 @@ pub async fn status(gateway: &Gateway, query: &Query, request: &Parts) -> Result
         })
         .await?;
     let is_up_to_date = known.is_some() && known == version_of(&object);
-    let told = if is_up_to_date { Some(gateway.state(&object).await) } else { None };
+    let told = if is_up_to_date { Some(gateway.states.of(gateway, &object).await) } else { None };
     let follower = Follower {
         gateway: gateway.clone(),
         changes,
@@ -110,7 +114,7 @@ struct Follower {
     gateway: Gateway,
     changes: broadcast::Receiver<Change>,
     /// What the client knows, and its version.
-    told: Option<(u64, Value)>,
+    told: Option<(u64, Arc<Value>)>,
     /// To be told before anything is waited for.
     next: Option<Arc<PhaseManifest>>,
     uid: String,
@@ -133,8 +137,11 @@ impl Follower {
                 }
             }
             match self.changes.recv().await {
-                Ok(Change::Applied(object)) if self.is_ours(&object) => self.next = Some(object),
-                Ok(Change::Applied(_)) => {}
+                // Where it is gone by now, the change that says so follows.
+                Ok(Change::Applied { namespace, name }) if (&namespace, &name) == (&self.at.0, &self.at.1) => {
+                    self.next = self.gateway.sessions.view.get(&namespace, &name);
+                }
+                Ok(Change::Applied { .. }) => {}
                 Ok(Change::Deleted(uid)) => {
                     if uid == self.uid {
                         return Some(self.gone());
@@ -150,10 +157,6 @@ impl Follower {
                 Err(broadcast::error::RecvError::Closed) => return None,
             }
         }
-    }
-
-    fn is_ours(&self, object: &PhaseManifest) -> bool {
-        namespace(object) == self.at.0 && name(object) == self.at.1
     }
 
     fn gone(&mut self) -> Event {
@@ -172,8 +175,8 @@ impl Follower {
         if self.told.as_ref().is_some_and(|(told, _)| version <= *told) {
             return None;
         }
-        let state = self.gateway.state(object).await;
-        let before = self.told.replace((version, state.clone()));
+        let state = self.gateway.states.of(&self.gateway, object).await;
+        let before = self.told.replace((version, Arc::clone(&state)));
         let event = Event::default().id(version.to_string());
         match before {
             None => Some(event.event("state").data(state.to_string())),
@@ -182,6 +185,44 @@ impl Follower {
                 Some(event.event("change").data(change.to_string()))
             }
         }
+    }
+}
+
+/// The states that followers have, each once, however many have it. Kept only as long as somebody does.
+#[derive(Default)]
+pub struct States(Mutex<Vec<Known>>);
+
+struct Known {
+    uid: String,
+    version: u64,
+    state: Weak<Value>,
+}
+
+impl States {
+    /// The state that this version of the object is.
+    async fn of(&self, gateway: &Gateway, object: &PhaseManifest) -> Arc<Value> {
+        let (uid, version) = (uid(object), version_of(object).unwrap_or_default());
+        if let Some(state) = self.known(uid, version) {
+            return state;
+        }
+        let state = Arc::new(gateway.state(object).await);
+        // One without all its phases is made anew for the next.
+        if Gateway::is_whole(object, &state) {
+            self.know(uid, version, &state);
+        }
+        state
+    }
+
+    fn known(&self, uid: &str, version: u64) -> Option<Arc<Value>> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let it = known.iter().find(|known| known.version == version && known.uid == uid)?;
+        it.state.upgrade()
+    }
+
+    fn know(&self, uid: &str, version: u64, state: &Arc<Value>) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|known| known.state.strong_count() > 0);
+        known.push(Known { uid: uid.to_owned(), version, state: Arc::downgrade(state) });
     }
 }
 
@@ -237,6 +278,19 @@ mod tests {
             "phasesRemoved": ["c"],
         });
         assert_eq!(change(&before, &after), Some(wanted));
+    }
+
+    #[test]
+    fn a_state_is_shared_as_long_as_anybody_has_it() {
+        let states = States::default();
+        let state = Arc::new(json!({"state": "Running"}));
+        states.know("uid", 1, &state);
+        assert!(Arc::ptr_eq(&states.known("uid", 1).unwrap(), &state));
+        assert!(states.known("uid", 2).is_none() && states.known("other", 1).is_none());
+        drop(state);
+        assert!(states.known("uid", 1).is_none());
+        states.know("uid", 2, &Arc::default());
+        assert_eq!(states.0.lock().unwrap().len(), 1, "what nobody has is forgotten");
     }
 
     #[test]

@@ -44,4 +44,4 @@ pub use phase::*;
 pub use plan::{GraphError, PhaseIx, Plan};
 pub use problem::{Place, Problem, Reason};
 pub use source::Format;
-pub use validate::{Document, Ignored, OtherKinds, Resource, from_values, parse};
+pub use validate::{Document, Ignored, OtherKinds, Resource, from_values, parse, parse_judging};

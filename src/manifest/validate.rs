@@ -68,12 +68,25 @@ pub struct Ignored {
 ///
 /// Linear in the text, bounded by [`super::limits`], and never panics, whatever the bytes.
 pub fn parse(text: &[u8], format: Format, others: OtherKinds) -> Result<Document, Vec<Problem>> {
+    parse_judging(text, format, others, |_| Vec::new())
+}
+
+/// [`parse`], where what surrounds the phases of a whole resource is judged too, so that all is told at once. What `judge`
+/// finds has no places.
+pub fn parse_judging(
+    text: &[u8],
+    format: Format,
+    others: OtherKinds,
+    judge: impl FnOnce(&Resource) -> Vec<Problem>,
+) -> Result<Document, Vec<Problem>> {
     let room = source::Room::new();
     let (tree, language) = source::read(&room, text, format).map_err(|problem| vec![problem])?;
     let mut findings = Findings::default();
     let document = document(&mut findings, &tree, others);
+    let judged = document.as_ref().and_then(|document| document.resource.as_ref()).map(judge).unwrap_or_default();
     let listed = findings.into_listed();
     if listed.is_empty()
+        && judged.is_empty()
         && let Some(document) = document
     {
         return Ok(document);
@@ -81,7 +94,8 @@ pub fn parse(text: &[u8], format: Format, others: OtherKinds) -> Result<Document
     let wanted: Vec<u32> = listed.iter().map(|(at, _)| *at).collect();
     let text = std::str::from_utf8(text).expect("it was read as text");
     let places = places::find(text, language, &wanted);
-    Err(listed.into_iter().map(|(at, problem)| Problem { place: places.get(&at).cloned(), ..problem }).collect())
+    let found = listed.into_iter().map(|(at, problem)| Problem { place: places.get(&at).cloned(), ..problem });
+    Err(found.chain(judged).collect())
 }
 
 /// Reads the phases of a stored resource; pointers begin `/spec/phases`, and there are no places.
@@ -168,7 +182,8 @@ fn resource(findings: &mut Findings, root: &Node<'_>, entries: &[Entry<'_>], oth
     let phases_path = spec_path.key("phases");
     let (plan, ignored) = match only(findings, inside, "phases", &spec_path).map(|entry| &entry.value) {
         Some(node) => match &node.tree {
-            Tree::List(items) => manifest(findings, items, node, &phases_path, others)?,
+            // Mistakes in phases are findings; what surrounds them is told all the same.
+            Tree::List(items) => manifest(findings, items, node, &phases_path, others).unwrap_or_default(),
             Tree::Null => (Plan::default(), Vec::new()),
             _ => {
                 findings.wrong_type(node, &phases_path, "`phases`", "a list");

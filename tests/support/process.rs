@@ -14,6 +14,9 @@ use rustix::process::{Pid, kill_process, kill_process_group, test_kill_process};
 /// How much of an output a failure shows, in lines.
 const TAIL_LINES: usize = 40;
 
+/// For the threads of a busy machine to notice that they are stopped.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
+
 /// A running child. Dropping it kills it.
 pub struct Process {
     name: String,
@@ -83,6 +86,25 @@ impl Process {
         if self.exit_code().is_none() {
             // It may end between the question and the signal, which is what the signal was for.
             let _ = kill_process(pid_of(self.pid), signal);
+        }
+        if signal == Signal::STOP {
+            self.await_stop();
+        }
+    }
+
+    /// A stop takes hold when the process next runs, and on a busy machine its other threads answer until then.
+    fn await_stop(&self) {
+        let is_stopped = |task: &Path| {
+            let stat = fs::read_to_string(task.join("stat")).unwrap_or_default();
+            stat.rsplit(") ").next().is_none_or(|rest| rest.starts_with('T'))
+        };
+        let end = Instant::now() + STOP_DEADLINE;
+        while Instant::now() < end {
+            let Ok(tasks) = fs::read_dir(format!("/proc/{}/task", self.pid)) else { return };
+            if tasks.flatten().all(|task| is_stopped(&task.path())) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 

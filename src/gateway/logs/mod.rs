@@ -18,10 +18,13 @@ use axum::{
     http::request::Parts,
     response::{IntoResponse, Response, sse::Event},
 };
-use futures::{Stream, StreamExt, stream::unfold};
+use futures::{
+    Stream, StreamExt,
+    stream::{BoxStream, unfold},
+};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use tokio::{sync::broadcast, time::timeout_at};
+use tokio::{sync::broadcast, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::ring::Ring;
@@ -48,7 +51,7 @@ const LIMIT_MAX: usize = 1000;
 /// Lines on their way to those who follow, who are told when they were too slow.
 const NEWS_MAX: usize = 1024;
 
-/// How long an answer reads stored lines.
+/// How long an answer reads stored lines; the call that begins is in it.
 const READ_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// One line, and where it stands.
@@ -135,30 +138,34 @@ pub(super) async fn get_logs(State(gateway): State<Gateway>, request: Request) -
     let follows = query.flag("follow")?;
     let offered: &[&'static str] = if follows { &[media::EVENTS] } else { &[media::JSON] };
     media::preferred(&parts.headers, offered)?;
-    let phase = query.text("phaseId").map(PhaseId::new).transpose();
+    let phase = query.text("phaseId")?.map(PhaseId::new).transpose();
     let phase = phase.map_err(|error| bad("phaseId", error.to_string()))?;
     let limit = query.number("limit", LIMIT, LIMIT_MAX)?;
-    let since = query.text("since").map(since).transpose()?;
+    let since = query.text("since")?.map(since).transpose()?;
     let Some(logs) = gateway.logs.clone() else {
         let detail = "this gateway is not connected to NATS, where logs are: start it with --nats";
         return Err(Fault::unavailable("NoLogs", detail));
     };
-    let object = gateway.in_time(gateway.sessions.of(&query)).await?;
-    let Some(session) = session_of(&object) else {
-        return Err(Fault::not_found("NoSuchSession", "the resource names no session"));
-    };
-    let wanted = Wanted { session, phase, limit, since };
-    if follows {
-        return follow(&gateway, &logs, wanted, &object, &parts).await;
-    }
-    let lines = match logs.read(&wanted).await {
-        Some(lines) => lines,
-        None => logs.remembered(&wanted),
-    };
-    let lines: Vec<Value> = lines.iter().map(shown).collect();
-    let mut response = Json(json!({"sessionId": wanted.session.as_str(), "lines": lines})).into_response();
-    name_version(response.headers_mut(), &object);
-    Ok(response)
+    gateway
+        .in_time(async {
+            let object = gateway.sessions.of(&query).await?;
+            let Some(session) = session_of(&object) else {
+                return Err(Fault::not_found("NoSuchSession", "the resource names no session"));
+            };
+            let wanted = Wanted { session, phase, limit, since };
+            if follows {
+                return follow(&gateway, &logs, wanted, &object, &parts).await;
+            }
+            let lines = match logs.read(&wanted).await? {
+                Some(lines) => lines,
+                None => logs.remembered(&wanted),
+            };
+            let lines: Vec<Value> = lines.iter().map(shown).collect();
+            let mut response = Json(json!({"sessionId": wanted.session.as_str(), "lines": lines})).into_response();
+            name_version(response.headers_mut(), &object);
+            Ok(response)
+        })
+        .await
 }
 
 /// A time, or how long ago: `2026-01-01T00:00:00Z`, `5m`.
@@ -171,21 +178,26 @@ fn since(text: &str) -> Result<Timestamp, Fault> {
 }
 
 impl Logs {
-    /// The newest stored lines, oldest first; nothing where there is no stream.
-    async fn read(&self, wanted: &Wanted) -> Option<Vec<Line>> {
+    /// The newest stored lines, oldest first; nothing where there is no stream. 503 where they are not read to their end
+    /// in time: the oldest of them are no answer.
+    async fn read(&self, wanted: &Wanted) -> Result<Option<Vec<Line>>, Fault> {
         let begin = wanted.since.map_or(Begin::Sequence(1), Begin::Time);
-        let Reading { pending, mut messages } = self.stored(&wanted.session, begin).await?;
-        let mut newest = VecDeque::new();
-        let end = tokio::time::Instant::now() + READ_TIMEOUT;
-        for _ in 0..pending {
-            let Ok(Some(Ok(stored))) = timeout_at(end, messages.next()).await else { break };
-            let Some(line) = line(&stored).filter(|line| wanted.is_it(line)) else { continue };
-            if newest.len() >= wanted.limit {
-                newest.pop_front();
+        let all = async {
+            let Some(Reading { pending, mut messages }) = self.stored(&wanted.session, begin).await else {
+                return Ok(None);
+            };
+            let mut newest = VecDeque::new();
+            for _ in 0..pending {
+                let Some(Ok(stored)) = messages.next().await else { return Err(unread("the bus broke off")) };
+                let Some(line) = line(&stored).filter(|line| wanted.is_it(line)) else { continue };
+                if newest.len() >= wanted.limit {
+                    newest.pop_front();
+                }
+                newest.push_back(line);
             }
-            newest.push_back(line);
-        }
-        Some(newest.into())
+            Ok(Some(newest.into()))
+        };
+        timeout(READ_TIMEOUT, all).await.unwrap_or_else(|_| Err(unread("the bus is too slow")))
     }
 
     /// The newest lines that this process has heard.
@@ -193,6 +205,10 @@ impl Logs {
         let ring = self.0.ring.lock().unwrap_or_else(PoisonError::into_inner);
         ring.newest(&wanted.session, wanted.limit, |line| wanted.is_it(line))
     }
+}
+
+fn unread(why: &str) -> Fault {
+    Fault::unavailable("LogsUnreadable", format!("the stored lines were not read to their end: {why}; ask again"))
 }
 
 fn line(stored: &Stored) -> Option<Line> {
@@ -207,6 +223,26 @@ fn shown(line: &Line) -> Value {
     serde_json::to_value(said).unwrap_or_default()
 }
 
+/// Where a line stands: the id of its event, `<epoch>-<sequence>`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Place {
+    /// When the stream was made, or the process began to listen.
+    epoch: i64,
+    sequence: u64,
+}
+
+impl Place {
+    fn parse(id: &str) -> Option<Self> {
+        let (epoch, sequence) = id.split_once('-')?;
+        Some(Self { epoch: epoch.parse().ok()?, sequence: sequence.parse().ok()? })
+    }
+}
+
+/// Behind this line; no line stands at the highest number there is.
+fn after(sequence: u64) -> Begin {
+    Begin::Sequence(sequence.saturating_add(1))
+}
+
 /// The newest lines and then every further one, as server-sent events.
 async fn follow(
     gateway: &Gateway,
@@ -216,9 +252,8 @@ async fn follow(
     request: &Parts,
 ) -> Result<Response, Fault> {
     let place = stream::place(gateway)?;
-    let seen = last_event_id(&request.headers).and_then(|id| id.split_once('-'));
-    let seen = seen.and_then(|(epoch, sequence)| Some((epoch.parse::<i64>().ok()?, sequence.parse::<u64>().ok()?)));
-    let events = logs.clone().events(wanted, seen).await;
+    let seen = last_event_id(&request.headers).and_then(Place::parse);
+    let events = logs.clone().events(wanted, seen).await?;
     let events = events.map(move |event| {
         // Held as long as the stream is.
         let _ = &place;
@@ -231,37 +266,37 @@ async fn follow(
 
 impl Logs {
     /// Lines behind the one that was seen last; else the newest and what follows.
-    async fn events(self, wanted: Wanted, seen: Option<(i64, u64)>) -> futures::stream::BoxStream<'static, Event> {
-        let created = match self.0.bus.storage() {
-            Some(storage) => storage.facts(&self.0.record).await.ok().map(|facts| facts.created.as_millisecond()),
+    async fn events(self, wanted: Wanted, seen: Option<Place>) -> Result<BoxStream<'static, Event>, Fault> {
+        let facts = match self.0.bus.storage() {
+            Some(storage) => storage.facts(&self.0.record).await.ok(),
             None => None,
         };
-        if let Some(created) = created {
-            let begin = match seen {
-                Some((epoch, sequence)) if epoch == created => Some(Begin::Sequence(sequence + 1)),
-                _ => None,
+        if let Some(facts) = facts {
+            let epoch = facts.created.as_millisecond();
+            let (past, next) = if let Some(seen) = seen.filter(|seen| seen.epoch == epoch) {
+                (Vec::new(), after(seen.sequence))
+            } else {
+                let past = self.read(&wanted).await?.unwrap_or_default();
+                // Where nothing was read, what came since the stream was asked is read all the same.
+                let last = past.last().map_or(facts.last, |line| line.sequence);
+                (past, after(last))
             };
-            let past = match begin {
-                Some(_) => Vec::new(),
-                None => self.read(&wanted).await.unwrap_or_default(),
-            };
-            let next = begin.or_else(|| past.last().map(|line| Begin::Sequence(line.sequence + 1)));
-            if let Some(reading) = self.stored(&wanted.session, next.unwrap_or(Begin::New)).await {
+            if let Some(reading) = self.stored(&wanted.session, next).await {
                 let past = futures::stream::iter(past);
                 let lines = reading.messages.take_while(|stored| std::future::ready(stored.is_ok()));
                 let lines = lines.filter_map(|stored| std::future::ready(stored.ok().as_ref().and_then(line)));
                 let lines = past.chain(lines.filter(move |line| std::future::ready(wanted.is_it(line))));
-                return lines.map(move |line| event(created, &line)).boxed();
+                return Ok(lines.map(move |line| event(epoch, &line)).boxed());
             }
         }
-        self.news(wanted, seen).boxed()
+        Ok(self.news(wanted, seen).boxed())
     }
 
     /// The same from memory.
-    fn news(self, wanted: Wanted, seen: Option<(i64, u64)>) -> impl Stream<Item = Event> + Send {
+    fn news(self, wanted: Wanted, seen: Option<Place>) -> impl Stream<Item = Event> + Send {
         let news = self.0.news.subscribe();
         let epoch = self.0.epoch;
-        let after = seen.filter(|(of, _)| *of == epoch).map_or(0, |(_, sequence)| sequence);
+        let after = seen.filter(|seen| seen.epoch == epoch).map_or(0, |seen| seen.sequence);
         let past: VecDeque<Line> = match after {
             0 => self.remembered(&wanted).into(),
             _ => self.since(&wanted, after),
@@ -294,4 +329,19 @@ impl Logs {
 
 fn event(epoch: i64, line: &Line) -> Event {
     Event::default().event("log").id(format!("{epoch}-{}", line.sequence)).data(shown(line).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_behind_the_last_one_there_can_be_is_no_overflow() {
+        let id = format!("5-{}", u64::MAX);
+        let place = Place::parse(&id).unwrap();
+        assert_eq!(after(place.sequence), Begin::Sequence(u64::MAX));
+        assert_eq!(after(7), Begin::Sequence(8));
+        assert_eq!(Place::parse("5"), None);
+        assert_eq!(Place::parse("-1-2"), None, "no process began before 1970");
+    }
 }

@@ -87,7 +87,7 @@ const EVERYWHERE: [&str; 6] = ["400", "403", "406", "421", "429", "503"];
 fn refusal(code: &str) -> &'static str {
     match code {
         "400" => "The request or the document is not valid",
-        "403" => "A web page sent the request",
+        "403" => "A web page sent the request, or the cluster forbids it",
         "404" => "There is no such session or phase",
         "406" => "No form of the answer is accepted",
         "408" => "The body came too slowly",
@@ -95,7 +95,7 @@ fn refusal(code: &str) -> &'static str {
         "413" => "The body is too large",
         "415" => "The body's type is not taken",
         "421" => "The Host is not this machine",
-        "429" => "Too many requests",
+        "429" => "Too many requests; or too many of the session wait for their turn",
         _ => "The API server, the bus or the gateway is not able to answer now; ask again after Retry-After",
     }
 }

@@ -27,6 +27,8 @@ pub enum Outcome {
     Applied,
     /// It stood there already.
     Unchanged,
+    /// A command that stands in the spec.
+    Accepted,
 }
 
 impl Outcome {
@@ -41,10 +43,12 @@ impl Outcome {
             Self::Planned => "planned",
             Self::Applied => "applied",
             Self::Unchanged => "unchanged",
+            Self::Accepted => "accepted",
         }
     }
 
-    fn message(self) -> &'static str {
+    /// For people.
+    pub fn message(self) -> &'static str {
         match self {
             Self::Created => "the plan is stored and will run",
             Self::Updated => "the plan is stored as the session's next revision",
@@ -54,6 +58,7 @@ impl Outcome {
             Self::Planned => "the plan is valid; a dry run runs nothing",
             Self::Applied => "what was staged runs",
             Self::Unchanged => "there was nothing to do",
+            Self::Accepted => "it stands in the resource, and the operator carries it out",
         }
     }
 }

@@ -10,17 +10,20 @@ use kube::{
     Api,
     api::{Patch, PatchParams},
 };
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{
     CONFLICTS_MAX,
     answer::{Facts, Outcome, answer},
-    ignore_body,
+    is_started,
     judge::Standing,
     respond, session_text, started,
 };
 use crate::{
-    controller::call::{call, name, namespace},
+    controller::{
+        call::{call, name, namespace},
+        commands::{CommandId, Identity, with_request},
+    },
     gateway::{
         Gateway,
         fault::Fault,
@@ -28,7 +31,7 @@ use crate::{
         query::{Query, bad},
     },
     manifest::{Digest, Plan},
-    resource::PhaseManifest,
+    resource::{PhaseManifest, Request as Asked, RequestAction},
 };
 
 /// POST /apply.
@@ -36,9 +39,9 @@ pub async fn post_apply(State(gateway): State<Gateway>, request: Request) -> Res
     let (parts, stream) = request.into_parts();
     media::preferred(&parts.headers, &[media::JSON])?;
     let query = Query::of(parts.uri.query(), &["session", "namespace", "digest"])?;
-    let digest = query.text("digest").map(str::parse::<Digest>).transpose();
+    let digest = query.text("digest")?.map(str::parse::<Digest>).transpose();
     let digest = digest.map_err(|error| bad("digest", error.to_string()))?;
-    ignore_body(&parts.headers, stream).await?;
+    gateway.bodies.ignore(&parts.headers, stream).await?;
     Box::pin(gateway.in_time(gateway.apply(&query, digest))).await
 }
 
@@ -48,24 +51,17 @@ impl Gateway {
         let api: Api<PhaseManifest> = Api::namespaced(self.client.clone(), namespace(&object));
         for _ in 0..CONFLICTS_MAX {
             let plan = self.committed(&object, digest).await?;
-            let is_staged = object.spec.staged == Some(true);
-            let base = self.sessions.started_plan(&object).await.unwrap_or_default();
-            let changes_something = started(&object) == 0 || base.digest() != plan.digest();
-            let mut facts = Facts {
-                outcome: if is_staged { Outcome::Applied } else { Outcome::Unchanged },
-                revision: Some(started(&object) + u64::from(is_staged && changes_something)),
-                base: started(&object),
-            };
-            if !is_staged {
-                facts.revision = facts.revision.filter(|&revision| revision > 0);
-                let told = answer(&object, &session_text(&object), &plan, &facts, Some(&base));
-                return Ok(respond(&object, told));
+            // Unknown where it cannot be read; then the changes are, too.
+            let base = self.plans.started(&object).await.base();
+            let facts = facts(&object, &plan);
+            if facts.outcome == Outcome::Unchanged {
+                return Ok(respond(&object, answer(&object, &session_text(&object), &plan, &facts, base.as_deref())));
             }
-            let (params, patch) = (PatchParams::default(), Patch::Merge(commit(&object)));
+            let (params, patch) = (PatchParams::default(), Patch::Merge(commit(&object, facts.outcome)?));
             match call("apply what is staged", api.patch(name(&object), &params, &patch)).await {
                 Ok(written) => {
                     self.sessions.wrote(&written);
-                    let told = answer(&written, &session_text(&written), &plan, &facts, Some(&base));
+                    let told = answer(&written, &session_text(&written), &plan, &facts, base.as_deref());
                     return Ok(respond(&written, told));
                 }
                 Err(error) if error.is_conflict() => object = self.sessions.fresh(query).await?,
@@ -84,7 +80,7 @@ impl Gateway {
             let detail = "nothing is staged: POST /plan?stage=true first";
             return Err(about(Fault::conflict("NothingStaged", detail)));
         }
-        let Some(plan) = self.sessions.spec_plan(object).await else {
+        let Some(plan) = self.plans.spec(object).await? else {
             let detail = "what is in the spec is no valid plan: stage another one";
             return Err(about(Fault::conflict("InvalidManifest", detail)));
         };
@@ -100,14 +96,32 @@ impl Gateway {
     }
 }
 
-fn commit(object: &PhaseManifest) -> Value {
-    let mut spec = json!({"staged": null});
+/// What applying does: a next revision, the last one again where that has its verdict, or nothing where it was done.
+fn facts(object: &PhaseManifest, plan: &Plan) -> Facts {
+    let (base, is_same) = (started(object), is_started(object, plan.digest()));
+    let next = base + u64::from(!is_same);
+    match object.spec.staged {
+        Some(true) if is_same && !Standing::of(object).is_executing => {
+            Facts { outcome: Outcome::Restarted, revision: Some(base), base }
+        }
+        Some(true) => Facts { outcome: Outcome::Applied, revision: Some(next), base },
+        _ => Facts { outcome: Outcome::Unchanged, revision: Some(base).filter(|&base| base > 0), base },
+    }
+}
+
+fn commit(object: &PhaseManifest, outcome: Outcome) -> Result<Value, Fault> {
+    let mut spec = Map::from_iter([("staged".to_owned(), Value::Null)]);
     if !Standing::of(object).is_executing {
         // What was cancelled once would be cancelled at once again.
-        spec["shutdown"] = Value::Null;
+        spec.insert("shutdown".to_owned(), Value::Null);
     }
-    json!({
+    if outcome == Outcome::Restarted {
+        let id = CommandId::over_http(None);
+        let request = Asked { token: id.token().to_owned(), action: RequestAction::Restart, phase: None };
+        spec.extend(with_request(object, &request)?.unwrap_or_default());
+    }
+    Ok(json!({
         "metadata": {"resourceVersion": object.metadata.resource_version, "uid": object.metadata.uid},
         "spec": spec,
-    })
+    }))
 }

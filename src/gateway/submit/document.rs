@@ -11,8 +11,8 @@ use super::{
     wish::{Mode, Wish},
 };
 use crate::{
-    gateway::fault::Fault,
-    manifest::{Format, Ignored, Plan, Problem, Reason, Resource, parse},
+    gateway::fault::{Fault, escaped},
+    manifest::{Format, Ignored, Plan, Problem, Reason, Resource, parse_judging},
     protocol::SessionId,
     resource::{Orders, PhaseManifestSpec},
 };
@@ -20,8 +20,11 @@ use crate::{
 /// A manifest as it is stored, in bytes: etcd takes 1.5 MiB a request, and a status needs room beside it.
 const STORED_BYTES_MAX: usize = 1_400_000;
 
-/// Every field of `spec` but those that a submission writes itself; a test holds it against the type.
-const SETTINGS: [&str; 13] = [
+/// What this product remembers on a resource.
+const OWN_ANNOTATIONS: &str = "pmp.dev/";
+
+/// Every field of `spec` but requests and those that a submission writes itself; a test holds it against the type.
+const SETTINGS: [&str; 12] = [
     "strategy",
     "suspend",
     "shutdown",
@@ -32,7 +35,6 @@ const SETTINGS: [&str; 13] = [
     "backoff",
     "timeouts",
     "connection",
-    "requests",
     "ttlAfterFinished",
     "revisionHistoryLimit",
 ];
@@ -57,7 +59,7 @@ pub struct Submission {
 
 /// Reads it; everything that is wrong is told at once. Takes up to a second and 100 MiB for a body of 1 MiB.
 pub fn understand(text: &[u8], format: Format, wish: &Wish) -> Result<Submission, Fault> {
-    let document = parse(text, format, wish.others).map_err(|problems| refused(&problems))?;
+    let document = parse_judging(text, format, wish.others, mistakes).map_err(|problems| refused(&problems))?;
     let plan = Arc::new(document.plan);
     let phases = plan.canonical();
     let size_bytes = phases.to_string().len();
@@ -103,29 +105,13 @@ fn fingerprint(text: &[u8], wish: &Wish) -> String {
 }
 
 impl Submission {
-    /// What surrounds the phases of a whole resource.
+    /// What surrounds the phases of a whole resource, which has no mistakes of its own.
     fn take_over(&mut self, resource: Resource) -> Result<(), Vec<Problem>> {
         let mut settings = resource.spec;
-        let mut problems = Vec::new();
-        if settings.get("manifestFrom").is_some_and(|from| !from.is_null()) {
-            let mut problem = problem("/spec/manifestFrom", "a submission brings its phases itself".to_owned());
-            problem.hint = Some("write them into spec.phases, or apply the resource with kubectl".to_owned());
-            problems.push(problem);
-        }
         settings.remove("manifestFrom");
-        let spec = match serde_json::from_value::<PhaseManifestSpec>(Value::Object(settings.clone())) {
-            Ok(spec) => spec,
-            Err(error) => {
-                problems.push(problem("/spec", format!("the spec cannot be read: {error}")));
-                return Err(problems);
-            }
-        };
-        let known = serde_json::to_value(&spec).expect("a spec of texts, numbers and lists is JSON");
-        lost(&Value::Object(settings.clone()), &known, "/spec", &mut problems);
-        match Orders::new(&spec) {
-            Ok(orders) => problems.extend(orders.problems_with(&self.plan)),
-            Err(found) => problems.extend(found),
-        }
+        let spec = spec_of(&settings);
+        let orders = Orders::new(&spec)?;
+        let problems = orders.problems_with(&self.plan);
         if !problems.is_empty() {
             return Err(problems);
         }
@@ -140,11 +126,14 @@ impl Submission {
             namespace: resource.namespace,
             session: session.and_then(|id| SessionId::new(id).ok()),
         };
-        for name in ["sessionId", "staged", "dryRun"] {
+        // Requests of a document that was exported were carried out long ago; POST /phases is for new ones.
+        for name in ["sessionId", "staged", "dryRun", "requests"] {
             settings.remove(name);
         }
         self.labels = resource.labels;
         self.annotations = resource.annotations;
+        // What we remember there is true of the stored resource as it is, and of no copy.
+        self.annotations.retain(|name, _| !name.starts_with(OWN_ANNOTATIONS));
         self.settings = Some(settings);
         Ok(())
     }
@@ -153,8 +142,7 @@ impl Submission {
     pub fn patch(&self) -> Map<String, Value> {
         let mut patch = Map::new();
         if let Some(settings) = &self.settings {
-            // Requests were asked of the resource since; those that are new come on top of them by themselves.
-            let left_out = SETTINGS.iter().filter(|&&name| !settings.contains_key(name) && name != "requests");
+            let left_out = SETTINGS.iter().filter(|&&name| !settings.contains_key(name));
             patch.extend(left_out.map(|&name| (name.to_owned(), Value::Null)));
             patch.extend(settings.clone());
         }
@@ -164,6 +152,57 @@ impl Submission {
         patch.insert("dryRun".to_owned(), (self.mode == Mode::DryRun).then_some(true).into());
         patch
     }
+
+    /// Whether a whole resource brings settings that the stored one does not have, in whatever form they are written.
+    pub fn has_other_settings(&self, stored: &PhaseManifestSpec) -> bool {
+        let Some(settings) = &self.settings else { return false };
+        let brought = spec_of(settings);
+        match (Orders::new(&brought), Orders::new(stored)) {
+            (Ok(brought), Ok(stored)) => !has_same_settings(&brought, &stored),
+            _ => true,
+        }
+    }
+}
+
+/// Of settings in which [`mistakes`] found nothing.
+fn spec_of(settings: &Map<String, Value>) -> PhaseManifestSpec {
+    serde_json::from_value(Value::Object(settings.clone())).expect("the settings were read as a spec before")
+}
+
+/// Everything that is wrong with what surrounds the phases, each with its pointer.
+fn mistakes(resource: &Resource) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut readable = resource.spec.clone();
+    if readable.remove("manifestFrom").is_some_and(|from| !from.is_null()) {
+        let mut problem = problem("/spec/manifestFrom", "a submission brings its phases itself".to_owned());
+        problem.hint = Some("write them into spec.phases, or apply the resource with kubectl".to_owned());
+        problems.push(problem);
+    }
+    // One by one, or the first mistake would hide the others.
+    readable.retain(|name, value| {
+        let alone = Value::Object(Map::from_iter([(name.clone(), value.clone())]));
+        let read = serde_json::from_value::<PhaseManifestSpec>(alone);
+        if let Err(error) = &read {
+            let pointer = format!("/spec/{}", escaped(name));
+            problems.push(problem(&pointer, format!("{name} cannot be read: {error}")));
+        }
+        read.is_ok()
+    });
+    let spec = spec_of(&readable);
+    let known = serde_json::to_value(&spec).expect("a spec of texts, numbers and lists is JSON");
+    lost(&Value::Object(readable), &known, "/spec", &mut problems);
+    problems.extend(Orders::new(&spec).err().unwrap_or_default());
+    problems
+}
+
+/// Compares [`SETTINGS`] as the operator reads them.
+fn has_same_settings(one: &Orders<'_>, other: &Orders<'_>) -> bool {
+    one.settings == other.settings
+        && one.strategy == other.strategy
+        && one.update_policy == other.update_policy
+        && one.connection == other.connection
+        && one.ttl_after_finished == other.ttl_after_finished
+        && one.revision_history_limit == other.revision_history_limit
 }
 
 fn problem(pointer: &str, message: String) -> Problem {
@@ -175,7 +214,7 @@ fn lost(written: &Value, read: &Value, pointer: &str, problems: &mut Vec<Problem
     match (written, read) {
         (Value::Object(written), Value::Object(read)) => {
             for (name, value) in written {
-                let inside = format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1"));
+                let inside = format!("{pointer}/{}", escaped(name));
                 match read.get(name) {
                     Some(read) => lost(value, read, &inside, problems),
                     None if value.is_null() => {}
@@ -229,7 +268,7 @@ mod tests {
         let spec = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
         let fields: BTreeSet<&str> = spec.as_object().unwrap().keys().map(String::as_str).collect();
         let mut ours: BTreeSet<&str> = SETTINGS.into_iter().collect();
-        ours.extend(["phases", "manifestFrom", "staged", "dryRun", "sessionId"]);
+        ours.extend(["phases", "manifestFrom", "staged", "dryRun", "sessionId", "requests"]);
         assert_eq!(fields, ours);
         let submission = read(&whole(&json!({"phases": [], "parallelism": 3}))).unwrap();
         let patch = submission.patch();
@@ -252,6 +291,46 @@ mod tests {
         assert_eq!(fault.status(), StatusCode::BAD_REQUEST);
         let text = format!("{fault:?}");
         assert!(text.contains("/spec/paralellism") && text.contains("/spec/timeouts/ofer"), "{text}");
+    }
+
+    #[test]
+    fn an_exported_resource_brings_neither_its_memory_nor_its_requests_back() {
+        let requests = json!([{"token": "t", "action": "Restart"}]);
+        let mut document = whole(&json!({"phases": [], "parallelism": 2, "requests": requests}));
+        document["metadata"]["annotations"] =
+            json!({"pmp.dev/idempotency-keys": "[]", "pmp.dev/last-command-place": "1/2/s", "team": "lab"});
+        let submission = read(&document).unwrap();
+        assert_eq!(submission.annotations.keys().collect::<Vec<_>>(), ["team"]);
+        assert!(!submission.patch().contains_key("requests"));
+    }
+
+    #[test]
+    fn settings_are_compared_by_what_they_say() {
+        let stored = |spec: Value| serde_json::from_value::<PhaseManifestSpec>(spec).unwrap();
+        let bare = read(&json!([])).unwrap();
+        assert!(!bare.has_other_settings(&stored(json!({"parallelism": 3}))));
+        let brought = read(&whole(&json!({"phases": [], "parallelism": 3, "suspend": false}))).unwrap();
+        assert!(!brought.has_other_settings(&stored(json!({"parallelism": 3, "staged": true}))));
+        assert!(brought.has_other_settings(&stored(json!({}))));
+        assert!(brought.has_other_settings(&stored(json!({"parallelism": 3, "suspend": true}))));
+    }
+
+    #[test]
+    fn mistakes_of_phases_and_settings_are_told_in_one_answer() {
+        let spec = json!({
+            "phases": [{"kind": "Phase", "id": "a", "spec": {"waitFor": "nobody"}}],
+            "parallelism": "three", "strategy": "Chaotic", "ttlAfterFinished": "soon", "unknown": 1,
+        });
+        let text = format!("{:?}", read(&whole(&spec)).unwrap_err());
+        for place in [
+            "/spec/phases/0/spec/waitFor",
+            "/spec/parallelism",
+            "/spec/strategy",
+            "/spec/ttlAfterFinished",
+            "/spec/unknown",
+        ] {
+            assert!(text.contains(place), "{place}: {text}");
+        }
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub enum Likeness {
     Same,
     /// It is in the spec, staged, planned only or not yet looked at; or it runs beside a staged one.
     SameInPart,
+    /// The same plan executes, and the document brings other settings than the spec has.
+    OtherSettings,
     Different,
 }
 
@@ -33,6 +35,8 @@ pub enum Action {
     Edit,
     /// The same plan executes.
     RefuseExecuting,
+    /// The same plan executes under other settings.
+    RefuseSettings,
     /// Another plan executes.
     RefuseConflicting,
 }
@@ -47,12 +51,45 @@ impl Standing {
             let accepted = ConditionType::Accepted.as_str();
             status.conditions.iter().any(|condition| condition.type_ == accepted && condition.status == "False")
         });
-        let is_held_back = object.spec.staged == Some(true) || object.spec.dry_run == Some(true);
-        let is_pending = !is_observed && !is_held_back;
+        let is_pending = !is_observed && !is_held_back(object);
         let is_unfinished = has_revision && !has_verdict;
-        let is_starting = is_observed && !is_held_back && !is_refused && !has_verdict;
+        let is_starting = is_observed && !is_held_back(object) && !is_refused && !has_verdict;
         Self { is_executing: is_unfinished || is_pending || is_starting, is_pending }
     }
+}
+
+/// What is compared, of a new plan and of the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Comparison {
+    /// The spec holds this plan, and not held back.
+    pub is_in_spec: bool,
+    /// It is the plan of the last revision.
+    pub has_started: bool,
+    /// The document brings settings that the spec does not have.
+    pub has_other_settings: bool,
+}
+
+impl Likeness {
+    /// Where nothing executes, what the spec holds besides (a staged plan, a dry run) is of no account: it goes.
+    pub fn of(object: &PhaseManifest, standing: Standing, comparison: Comparison) -> Self {
+        let Comparison { is_in_spec, has_started, has_other_settings } = comparison;
+        let likeness = match (is_in_spec, has_started) {
+            (true, true) => Self::Same,
+            (false, true) if !standing.is_executing => Self::Same,
+            (false, true) if is_held_back(object) => Self::SameInPart,
+            (true, false) => Self::SameInPart,
+            (false, _) => Self::Different,
+        };
+        match likeness {
+            Self::Same | Self::SameInPart if standing.is_executing && has_other_settings => Self::OtherSettings,
+            likeness => likeness,
+        }
+    }
+}
+
+/// Staged, or planned only.
+pub fn is_held_back(object: &PhaseManifest) -> bool {
+    object.spec.staged == Some(true) || object.spec.dry_run == Some(true)
 }
 
 /// What a plan of this likeness does to a session there.
@@ -65,7 +102,7 @@ pub fn judge(standing: Standing, likeness: Likeness, mode: Mode, on_conflict: On
             (Likeness::Same | Likeness::SameInPart, OnConflict::Attach | OnConflict::Replace) if mode == Mode::Run => {
                 Action::Attach
             }
-            (Likeness::Different, OnConflict::Replace) if mode == Mode::Run => Action::Edit,
+            (Likeness::OtherSettings | Likeness::Different, OnConflict::Replace) if mode == Mode::Run => Action::Edit,
             _ => refusal(likeness),
         },
         Mode::Run if likeness == Likeness::Same => Action::Restart,
@@ -76,6 +113,7 @@ pub fn judge(standing: Standing, likeness: Likeness, mode: Mode, on_conflict: On
 fn refusal(likeness: Likeness) -> Action {
     match likeness {
         Likeness::Same | Likeness::SameInPart => Action::RefuseExecuting,
+        Likeness::OtherSettings => Action::RefuseSettings,
         Likeness::Different => Action::RefuseConflicting,
     }
 }
@@ -142,6 +180,32 @@ mod tests {
         assert_eq!(ask(Likeness::SameInPart, Mode::Run), Action::Edit);
         assert_eq!(ask(Likeness::Different, Mode::Run), Action::Edit);
         assert_eq!(ask(Likeness::Same, Mode::DryRun), Action::Edit);
+    }
+
+    #[test]
+    fn other_settings_of_what_executes_are_never_dropped_in_silence() {
+        let ask = |on| judge(RUNNING, Likeness::OtherSettings, Mode::Run, on);
+        assert_eq!(ask(OnConflict::Refuse), Action::RefuseSettings);
+        assert_eq!(ask(OnConflict::Attach), Action::RefuseSettings);
+        assert_eq!(ask(OnConflict::Replace), Action::Edit);
+    }
+
+    #[test]
+    fn the_plan_that_ran_last_is_the_same_whatever_the_spec_holds_by_now() {
+        let likeness = |spec: Value, standing, is_in_spec, has_started, has_other_settings| {
+            let object = PhaseManifest::new("boot", serde_json::from_value(spec).unwrap());
+            Likeness::of(&object, standing, Comparison { is_in_spec, has_started, has_other_settings })
+        };
+        for held in [json!({"staged": true}), json!({"dryRun": true}), json!({})] {
+            assert_eq!(likeness(held, IDLE, false, true, true), Likeness::Same);
+        }
+        assert_eq!(likeness(json!({"staged": true}), RUNNING, false, true, false), Likeness::SameInPart);
+        assert_eq!(likeness(json!({}), RUNNING, false, true, false), Likeness::Different);
+        assert_eq!(likeness(json!({}), RUNNING, true, true, false), Likeness::Same);
+        assert_eq!(likeness(json!({}), RUNNING, true, true, true), Likeness::OtherSettings);
+        assert_eq!(likeness(json!({}), PENDING, true, false, true), Likeness::OtherSettings);
+        assert_eq!(likeness(json!({}), IDLE, true, true, true), Likeness::Same, "a restart writes them, too");
+        assert_eq!(likeness(json!({}), IDLE, false, false, false), Likeness::Different);
     }
 
     #[test]

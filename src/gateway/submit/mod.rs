@@ -11,10 +11,10 @@ mod judge;
 mod once;
 mod target;
 mod wish;
+mod write;
 
 use axum::{
     Json,
-    body::Body,
     extract::{Request, State},
     http::{HeaderName, HeaderValue, header},
     response::{IntoResponse, Response},
@@ -23,23 +23,25 @@ use kube::{
     Api,
     api::{Patch, PatchParams, PostParams},
 };
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 use self::{
     answer::Facts,
     document::Submission,
-    judge::{Action, Likeness, Standing, judge},
-    once::{KEYS_ANNOTATION, Key, Use},
-    target::{Naming, Target},
+    judge::{Action, Comparison, Likeness, Standing, judge},
+    target::Target,
     wish::Mode,
+    write::{created, new_object, patch},
 };
 pub use self::{
     answer::Outcome,
     apply::post_apply,
+    once::{KEYS_ANNOTATION, Key, REPLAYED_HEADER, Use, remembered, short, used, uses},
     wish::{Wish, idempotency_key},
 };
 use super::{
-    Gateway, body,
+    Gateway,
+    body::Taken,
     fault::Fault,
     media,
     sessions::{session_of, version_of},
@@ -47,27 +49,18 @@ use super::{
 use crate::{
     controller::{
         answers,
-        call::{call, name, namespace},
-        commands::{CommandId, with_request},
+        call::{call, namespace},
+        commands::{CommandId, Identity, with_request},
     },
-    manifest::{Format, Plan},
-    resource::{PhaseManifest, PhaseManifestSpec, Request as Asked, RequestAction},
+    manifest::{Digest, Format, Plan},
+    resource::{PhaseManifest, Request as Asked, RequestAction},
 };
 
 /// Writers that may come in between, one after the other.
 const CONFLICTS_MAX: u32 = 8;
 
-/// How long a body may wait for others to be parsed.
-const PARSER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
-
-/// For objects that nobody will look for by name.
-const TTL: &str = "24h";
-
 /// On every answer about a session: the version of its resource that was written or read.
 pub const VERSION_HEADER: HeaderName = HeaderName::from_static("pmp-resource-version");
-
-/// On an answer that was given before.
-const REPLAYED_HEADER: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// POST /plan.
 pub async fn post_plan(State(gateway): State<Gateway>, request: Request) -> Result<Response, Fault> {
@@ -76,8 +69,8 @@ pub async fn post_plan(State(gateway): State<Gateway>, request: Request) -> Resu
     let wish = Wish::read(&parts)?;
     let format = media::manifest_format(&parts.headers)?;
     gateway.sessions.ready()?;
-    let text = body::read(&parts.headers, stream, gateway.bounds.body_bytes_max).await?;
-    let submission = gateway.understand(text, format, &wish).await?;
+    let text = gateway.bodies.read(&parts.headers, stream, gateway.bounds.body_bytes_max).await?;
+    let submission = gateway.understand(text, format, &wish).await??;
     let target = target::target(&gateway.sessions, &wish, &submission.written)?;
     Box::pin(gateway.in_time(gateway.submit(&wish, &submission, target))).await
 }
@@ -91,21 +84,9 @@ struct Done {
 
 impl Gateway {
     /// Parses the body, one or two at a time, off the threads that answer others.
-    async fn understand(&self, text: Vec<u8>, format: Format, wish: &Wish) -> Result<Submission, Fault> {
-        let permit = tokio::time::timeout(PARSER_TIMEOUT, self.parsers.clone().acquire_owned()).await;
-        let Ok(Ok(permit)) = permit else {
-            return Err(Fault::unavailable("Busy", "too many manifests are being read: ask again"));
-        };
-        let wish = wish.clone();
-        let read = tokio::task::spawn_blocking(move || {
-            let read = document::understand(&text, format, &wish);
-            drop(permit);
-            read
-        });
-        read.await.unwrap_or_else(|error| {
-            tracing::error!(%error, "reading a manifest panicked");
-            Err(Fault::bad_request("InvalidManifest", "the manifest cannot be read; this is a defect of the gateway"))
-        })
+    async fn understand(&self, text: Taken, format: Format, wish: &Wish) -> Result<Result<Submission, Fault>, Fault> {
+        let (place, wish) = (self.plans.parsers.place().await?, wish.clone());
+        place.run(move || document::understand(text.bytes(), format, &wish)).await
     }
 
     async fn submit(&self, wish: &Wish, submission: &Submission, target: Target) -> Result<Response, Fault> {
@@ -115,7 +96,7 @@ impl Gateway {
             _ if matches!(done.facts.outcome, Outcome::Restarted | Outcome::Attached) => {
                 Some(std::sync::Arc::clone(&submission.plan))
             }
-            number => self.sessions.revision_plan(&done.object, number).await,
+            number => self.plans.revision(&done.object, number).await,
         };
         let session = session_of(&done.object).map(|id| id.to_string()).unwrap_or_default();
         let answer = answer::answer(&done.object, &session, &submission.plan, &done.facts, base.as_deref());
@@ -129,9 +110,9 @@ impl Gateway {
     /// Creates the resource, or updates the one that is there, until one of them is stored or refused.
     async fn write(&self, wish: &Wish, submission: &Submission, mut target: Target) -> Result<Done, Fault> {
         let api: Api<PhaseManifest> = Api::namespaced(self.client.clone(), &target.namespace);
-        if let Some(cached) = self.sessions.view.find(&target.session, Some(&target.namespace)) {
-            name(&cached).clone_into(&mut target.name);
-            target.second_name.clone_from(&target.name);
+        if let Some(name) = self.sessions.name_of(&target.session, &target.namespace) {
+            target.name.clone_from(&name);
+            target.second_name = name;
         }
         let is_cached = self.sessions.view.get(&target.namespace, &target.name).is_some();
         let mut known = if is_cached { call("read the resource", api.get_opt(&target.name)).await? } else { None };
@@ -190,8 +171,11 @@ impl Gateway {
         }
         let standing = Standing::of(object);
         let started = started(object);
-        let mut facts = Facts { outcome: Outcome::Updated, revision: Some(started + 1), base: started };
-        let action = judge(standing, self.likeness(submission, object).await, submission.mode, wish.on_conflict);
+        let is_next = !is_started(object, submission.plan.digest());
+        let mut facts =
+            Facts { outcome: Outcome::Updated, revision: Some(started + u64::from(is_next)), base: started };
+        let likeness = self.likeness(submission, object, standing).await?;
+        let action = judge(standing, likeness, submission.mode, wish.on_conflict);
         let mut spec = submission.patch();
         match action {
             Action::Attach => {
@@ -202,8 +186,8 @@ impl Gateway {
                 // Only the key is written: repeated after the verdict, it must not start the plan again.
                 spec.clear();
             }
-            Action::RefuseExecuting | Action::RefuseConflicting => {
-                return Err(self.clash(action, submission, object).await);
+            Action::RefuseExecuting | Action::RefuseSettings | Action::RefuseConflicting => {
+                return Err(self.clash(action, submission, object, standing).await?);
             }
             Action::Edit => match submission.mode {
                 // Cleared, or what was cancelled once would be cancelled at once again.
@@ -217,55 +201,68 @@ impl Gateway {
             Action::Restart => {
                 let id = CommandId::over_http(wish.key.as_ref().map(Key::as_str));
                 let request = Asked { token: id.token().to_owned(), action: RequestAction::Restart, phase: None };
-                let requests = with_request(object, &request).map_err(|why| Fault::conflict("TooManyRequests", why))?;
-                if let Some(Value::Object(requests)) = requests {
-                    spec.extend(requests);
-                }
+                spec.extend(with_request(object, &request)?.unwrap_or_default());
                 spec.entry("shutdown").or_insert(Value::Null);
                 (facts.outcome, facts.revision) = (Outcome::Restarted, Some(started));
             }
         }
-        Ok(Decision::Write { patch: patch(object, &spec, wish.key.as_ref(), submission, &facts), facts })
+        let patch = patch(object, &spec, wish.key.as_ref(), submission, self.sessions.labels(), &facts);
+        Ok(Decision::Write { patch, facts })
     }
 
-    async fn likeness(&self, submission: &Submission, object: &PhaseManifest) -> Likeness {
+    async fn likeness(
+        &self,
+        submission: &Submission,
+        object: &PhaseManifest,
+        standing: Standing,
+    ) -> Result<Likeness, Fault> {
         let digest = submission.plan.digest();
-        let is_in_spec = self.sessions.spec_plan(object).await.is_some_and(|plan| plan.digest() == digest);
-        let status = object.status.as_ref();
-        let started = status.filter(|status| status.revision.is_some()).and_then(|status| status.digest.as_deref());
-        let has_started = started == Some(&digest.to_string());
-        let is_held_back = object.spec.staged == Some(true) || object.spec.dry_run == Some(true);
-        match (is_in_spec && !is_held_back, has_started) {
-            (true, true) => Likeness::Same,
-            (true, false) => Likeness::SameInPart,
-            (false, true) if is_held_back && Standing::of(object).is_executing => Likeness::SameInPart,
-            _ => Likeness::Different,
-        }
+        let is_there = self.plans.spec(object).await?.is_some_and(|plan| plan.digest() == digest);
+        let comparison = Comparison {
+            is_in_spec: is_there && !judge::is_held_back(object),
+            has_started: is_started(object, digest),
+            has_other_settings: submission.has_other_settings(&object.spec),
+        };
+        Ok(Likeness::of(object, standing, comparison))
     }
 
     /// 409, with what executes and how the plan differs from it.
-    async fn clash(&self, action: Action, submission: &Submission, object: &PhaseManifest) -> Fault {
+    async fn clash(
+        &self,
+        action: Action,
+        submission: &Submission,
+        object: &PhaseManifest,
+        standing: Standing,
+    ) -> Result<Fault, Fault> {
         let session = session_text(object);
-        let fault = if action == Action::RefuseExecuting {
-            let detail =
-                format!("session {session} executes this plan already; onConflict=attach makes that no mistake");
-            Fault::conflict("Executing", detail)
+        let fault = match action {
+            Action::RefuseExecuting => Fault::conflict(
+                "Executing",
+                format!("session {session} executes this plan already; onConflict=attach makes that no mistake"),
+            ),
+            Action::RefuseSettings => Fault::conflict(
+                "Conflicting",
+                format!("session {session} executes this plan under other settings; onConflict=replace writes these"),
+            ),
+            _ => Fault::conflict(
+                "Conflicting",
+                format!("session {session} executes another plan; onConflict=replace makes this its next revision"),
+            ),
+        };
+        // An edit that nobody has looked at is what executes next; else the last revision, as long as it can be read.
+        let (digest, running) = if standing.is_pending || started(object) == 0 {
+            let plan = self.plans.spec(object).await?;
+            (plan.as_ref().map(|plan| plan.digest().to_string()), plan)
         } else {
-            let detail =
-                format!("session {session} executes another plan; onConflict=replace makes this its next revision");
-            Fault::conflict("Conflicting", detail)
+            let digest = object.status.as_ref().and_then(|status| status.digest.clone());
+            (digest, self.plans.started(object).await.base())
         };
-        let running = match self.sessions.started_plan(object).await {
-            Some(plan) => Some(plan),
-            None => self.sessions.spec_plan(object).await,
-        };
-        let diff = running.as_ref().map(|running| answers::diff(object, running, &submission.plan));
-        let digest = running.map(|plan| plan.digest().to_string());
-        fault
+        let diff = running.map(|running| answers::diff(object, &running, &submission.plan));
+        Ok(fault
             .with("sessionId", session.into())
             .with("namespace", namespace(object).into())
             .with("digest", digest.into())
-            .with("diff", diff.unwrap_or_default())
+            .with("diff", diff.unwrap_or_default()))
     }
 }
 
@@ -276,83 +273,9 @@ enum Decision {
 
 /// The answer that was given under this key, if it was to the same.
 fn replay(used: &Use, submission: &Submission, object: &PhaseManifest) -> Result<Decision, Fault> {
-    if used.body != submission.fingerprint {
-        let detail = "this Idempotency-Key was used for another body, or with other parameters: use a new one";
-        return Err(Fault::conflict("IdempotencyKeyReused", detail).with("sessionId", session_text(object).into()));
-    }
+    used.check(&submission.fingerprint, object)?;
     let facts = Facts { outcome: used.outcome, revision: used.revision, base: used.base };
     Ok(Decision::Answer { facts, is_replay: true })
-}
-
-fn created(mode: Mode) -> Facts {
-    let (outcome, revision) = match mode {
-        Mode::Run => (Outcome::Created, Some(1)),
-        Mode::Stage => (Outcome::Staged, None),
-        Mode::DryRun => (Outcome::Planned, None),
-    };
-    Facts { outcome, revision, base: 0 }
-}
-
-fn new_object(
-    target: &Target,
-    key: Option<&Key>,
-    submission: &Submission,
-    labels: &std::collections::BTreeMap<String, String>,
-) -> PhaseManifest {
-    let mut spec: Map<String, Value> = submission.patch();
-    spec.retain(|_, value| !value.is_null());
-    spec.insert("sessionId".to_owned(), target.session.as_str().into());
-    if target.naming == Naming::Gateway {
-        spec.entry("ttlAfterFinished").or_insert_with(|| TTL.into());
-    }
-    let spec: PhaseManifestSpec =
-        serde_json::from_value(Value::Object(spec)).expect("the settings were read as a spec before");
-    let mut object = PhaseManifest::new(&target.name, spec);
-    object.metadata.namespace = Some(target.namespace.clone());
-    let mut annotations = submission.annotations.clone();
-    if let Some(key) = key {
-        annotations
-            .insert(KEYS_ANNOTATION.to_owned(), remembered(Vec::new(), key, submission, &created(submission.mode)));
-    }
-    let mut all = labels.clone();
-    all.extend(submission.labels.clone());
-    object.metadata.labels = Some(all).filter(|labels| !labels.is_empty());
-    object.metadata.annotations = Some(annotations).filter(|annotations| !annotations.is_empty());
-    object
-}
-
-/// A merge patch under the resourceVersion that was judged, with the key in it.
-fn patch(
-    object: &PhaseManifest,
-    spec: &Map<String, Value>,
-    key: Option<&Key>,
-    submission: &Submission,
-    facts: &Facts,
-) -> Value {
-    let mut metadata = json!({
-        "resourceVersion": object.metadata.resource_version,
-        "uid": object.metadata.uid,
-    });
-    let mut annotations: Map<String, Value> =
-        submission.annotations.iter().map(|(name, text)| (name.clone(), text.as_str().into())).collect();
-    if let Some(key) = key {
-        annotations.insert(KEYS_ANNOTATION.to_owned(), remembered(once::uses(object), key, submission, facts).into());
-    }
-    if !annotations.is_empty() {
-        metadata["annotations"] = annotations.into();
-    }
-    if !submission.labels.is_empty() {
-        metadata["labels"] = json!(submission.labels);
-    }
-    json!({"metadata": metadata, "spec": spec})
-}
-
-fn remembered(uses: Vec<Use>, key: &Key, submission: &Submission, facts: &Facts) -> String {
-    let body = submission.fingerprint.clone();
-    once::remembered(
-        uses,
-        Use { key: key.clone(), body, outcome: facts.outcome, revision: facts.revision, base: facts.base },
-    )
 }
 
 /// The last revision that started; 0 before the first.
@@ -360,7 +283,13 @@ fn started(object: &PhaseManifest) -> u64 {
     object.status.as_ref().and_then(|status| u64::try_from(status.revision?).ok()).unwrap_or(0)
 }
 
-fn session_text(object: &PhaseManifest) -> String {
+/// Whether this is the plan of the last revision.
+fn is_started(object: &PhaseManifest, digest: &Digest) -> bool {
+    let status = object.status.as_ref().filter(|status| status.revision.is_some());
+    status.and_then(|status| status.digest.as_deref()) == Some(&digest.to_string())
+}
+
+pub fn session_text(object: &PhaseManifest) -> String {
     session_of(object).map(|id| id.to_string()).unwrap_or_default()
 }
 
@@ -381,10 +310,4 @@ pub fn name_version(headers: &mut axum::http::HeaderMap, object: &PhaseManifest)
     if let Some(version) = version_of(object) {
         headers.insert(VERSION_HEADER, version.into());
     }
-}
-
-/// For handlers whose request has no body to speak of: small ones are read and passed over.
-pub async fn ignore_body(headers: &axum::http::HeaderMap, stream: Body) -> Result<(), Fault> {
-    const SMALL: usize = 1024;
-    body::read(headers, stream, SMALL).await.map(drop)
 }

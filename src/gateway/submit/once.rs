@@ -3,14 +3,18 @@
 //! So a repeat is known wherever it arrives, also after the first answer was lost or the gateway was killed. Nothing is
 //! written twice: either the object and its key are stored, or neither is.
 
+use axum::http::HeaderName;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::answer::Outcome;
-use crate::{manifest::Digest, resource::PhaseManifest};
+use super::{answer::Outcome, session_text};
+use crate::{gateway::fault::Fault, manifest::Digest, resource::PhaseManifest};
 
 /// On the resource: the last keys, newest last, as JSON.
 pub const KEYS_ANNOTATION: &str = "pmp.dev/idempotency-keys";
+
+/// On an answer that was given before.
+pub const REPLAYED_HEADER: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// Keys that are remembered; 200 bytes each. A repeat comes within minutes, and rarely after sixteen other plans.
 const KEYS_MAX: usize = 16;
@@ -63,6 +67,17 @@ pub fn uses(object: &PhaseManifest) -> Vec<Use> {
 /// What this key was used for, if it was.
 pub fn used(object: &PhaseManifest, key: &Key) -> Option<Use> {
     uses(object).into_iter().find(|used| used.key == *key)
+}
+
+impl Use {
+    /// Whether this key may be answered as before: 409 where it was used for something else.
+    pub fn check(&self, fingerprint: &str, object: &PhaseManifest) -> Result<(), Fault> {
+        if self.body == fingerprint {
+            return Ok(());
+        }
+        let detail = "this Idempotency-Key was used for another body, or with other parameters: use a new one";
+        Err(Fault::conflict("IdempotencyKeyReused", detail).with("sessionId", session_text(object).into()))
+    }
 }
 
 /// The annotation's text with one more, in place of the oldest where there are many.

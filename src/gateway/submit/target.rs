@@ -55,7 +55,9 @@ pub fn target(sessions: &Sessions, wish: &Wish, written: &Written) -> Result<Tar
     }
     let session = session.or_else(|| sessions.bound().map(|bound| &bound.session));
     if let Some(name) = &written.name {
-        return named(&namespace, name, session);
+        let target = named(&namespace, name, session)?;
+        check_legal(sessions.scope(), &target)?;
+        return Ok(target);
     }
     let target = match session {
         Some(session) => of_session(&namespace, session.clone(), Naming::Client),

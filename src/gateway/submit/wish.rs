@@ -59,7 +59,7 @@ impl Wish {
             (false, true) => Mode::DryRun,
             (false, false) => Mode::Run,
         };
-        let on_conflict = match query.text("onConflict") {
+        let on_conflict = match query.text("onConflict")? {
             None => OnConflict::Refuse,
             Some("attach") => OnConflict::Attach,
             Some("replace") => OnConflict::Replace,

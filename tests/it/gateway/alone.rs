@@ -77,6 +77,12 @@ async fn a_session_id_of_another_namespace_is_refused_where_several_are_served()
     let submit = async |target: String| Call::new(address, "POST", &target).json(&json!([])).send().await;
     assert_eq!(submit(format!("/plan?session=boot&namespace={one}")).await.problem(400), "BadParameter");
     assert_eq!(submit(format!("/plan?session={two}_boot&namespace={one}")).await.problem(400), "BadParameter");
+    // What a whole resource says is judged alike.
+    let meta = json!({"name": "odd", "namespace": one});
+    let spec = json!({"sessionId": "boot", "phases": []});
+    let whole = json!({"apiVersion": "pmp.dev/v1alpha1", "kind": "PhaseManifest", "metadata": meta, "spec": spec});
+    let answer = Call::new(address, "POST", "/plan").json(&whole).send().await;
+    assert_eq!(answer.problem(400), "BadParameter");
     let told = submit(format!("/plan?session={one}_boot&namespace={one}")).await.expect(200);
     assert_eq!(told["name"], "boot");
     let told = submit(format!("/plan?namespace={two}")).await.expect(200);

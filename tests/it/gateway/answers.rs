@@ -41,6 +41,10 @@ async fn a_misspelled_parameter_is_not_passed_over() {
         "/plan?namespace=UPPER",
         "/plan?namespace=elsewhere",
         "/plan?onConflict=panic",
+        "/plan?session=",
+        "/plan?namespace",
+        "/plan?onConflict=",
+        "/apply?session=s&digest=",
     ] {
         let answer = front.call("POST", target).json(&json!([])).send().await;
         assert_eq!(answer.problem(400), "BadParameter", "{target}");

@@ -124,14 +124,41 @@ impl Call {
     }
 }
 
+/// What came of sending some bytes.
+#[derive(Debug)]
+pub enum Outcome {
+    Answer(Answer),
+    /// The other side closed the connection and said nothing.
+    Closed,
+    /// Nobody listens.
+    Unreachable(std::io::Error),
+    /// The connection was still open after a long time, or closed in the middle of an answer; with what was said.
+    Broken(String),
+}
+
 /// Sends these bytes and reads what comes until the other side closes; nothing where that is no answer.
 pub async fn raw(address: SocketAddr, bytes: &[u8]) -> Option<Answer> {
-    let mut stream = TcpStream::connect(address).await.ok()?;
+    match exchange(address, bytes).await {
+        Outcome::Answer(answer) => Some(answer),
+        _ => None,
+    }
+}
+
+/// The same, with why there is no answer.
+pub async fn exchange(address: SocketAddr, bytes: &[u8]) -> Outcome {
+    let mut stream = match TcpStream::connect(address).await {
+        Ok(stream) => stream,
+        Err(error) => return Outcome::Unreachable(error),
+    };
     // Refused early, the rest cannot be written; the answer may be there all the same.
     let _ = timeout(PATIENCE, stream.write_all(bytes)).await;
     let mut all = Vec::new();
-    let _ = timeout(PATIENCE, stream.read_to_end(&mut all)).await.ok()?;
-    parse(&all)
+    let ended = timeout(PATIENCE, stream.read_to_end(&mut all)).await;
+    match (parse(&all), ended) {
+        (Some(answer), Ok(_)) => Outcome::Answer(answer),
+        (None, Ok(_)) if all.is_empty() => Outcome::Closed,
+        _ => Outcome::Broken(String::from_utf8_lossy(&all).into_owned()),
+    }
 }
 
 fn parse(all: &[u8]) -> Option<Answer> {

@@ -112,3 +112,56 @@ async fn a_request_about_a_phase_is_made_once_a_key() {
     assert_eq!(first["token"], second["token"]);
     assert_eq!(front.only().await.spec.requests.unwrap().len(), 1);
 }
+
+/// What a repeat is to have in common with the first answer, and the key's memory with it.
+fn accepted(answer: &Answer) -> (String, Option<String>) {
+    assert_eq!(answer.code, 202, "{}", answer.text());
+    (answer.text(), answer.header("idempotency-replayed").map(str::to_owned))
+}
+
+#[tokio::test]
+async fn a_command_is_given_once_a_key_also_after_others_came_in_between() {
+    let front = Front::new("commands-once").await;
+    front.submit("s", &json!([phase("a", &[]), phase("b", &[]), phase("c", &[])])).await.expect(200);
+    front.until("s", "it has begun", |state| state["revision"] == 1).await;
+    let control = |key: &str, command: &str| {
+        let call = front.call("POST", "/control?session=s").header("Idempotency-Key", key);
+        call.json(&json!({"command": command}))
+    };
+    let skip = front.call("POST", "/phases/a/skip?session=s").header("Idempotency-Key", "skip");
+    let (first, replayed) = accepted(&skip.clone().send().await);
+    assert_eq!(replayed, None);
+    let (paused, _) = accepted(&control("pause", "pause").send().await);
+    let (unchanged, _) = accepted(&control("again", "pause").send().await);
+    assert!(unchanged.contains("unchanged"), "{unchanged}");
+    front.until("s", "it is skipped", |state| super::row(state, "a")["state"] == "Skipped").await;
+    // The next request lets go of the first one's token, and another command takes the pause back.
+    accepted(&front.post("/phases/b/skip?session=s").await);
+    accepted(&control("resume", "resume").send().await);
+    let before = front.only().await;
+    let again = Some("true".to_owned());
+    assert_eq!(accepted(&skip.send().await), (first, again.clone()));
+    assert_eq!(accepted(&control("pause", "pause").send().await), (paused, again.clone()));
+    assert_eq!(accepted(&control("again", "pause").send().await), (unchanged, again));
+    let after = front.only().await;
+    assert_eq!(after.metadata.generation, before.metadata.generation, "nothing was done again");
+    assert_eq!(after.spec.suspend, Some(false));
+}
+
+#[tokio::test]
+async fn a_key_that_was_used_for_something_else_is_a_conflict_everywhere() {
+    let front = Front::new("commands-reused").await;
+    let plan = json!([phase("a", &[]), phase("b", &[])]);
+    let keyed = |target: &str| front.call("POST", target).header("Idempotency-Key", "k");
+    front.submit("s", &plan).await.expect(200);
+    keyed("/phases/a/skip?session=s").send().await.expect(202);
+    let generation = front.only().await.metadata.generation;
+    for target in ["/phases/b/skip?session=s", "/phases/a/retry?session=s"] {
+        assert_eq!(keyed(target).send().await.problem(409), "IdempotencyKeyReused", "{target}");
+    }
+    let cancel = keyed("/control?session=s").json(&json!({"command": "cancel"}));
+    assert_eq!(cancel.send().await.problem(409), "IdempotencyKeyReused");
+    let submit = keyed("/plan?session=s&onConflict=replace").json(&plan);
+    assert_eq!(submit.send().await.problem(409), "IdempotencyKeyReused");
+    assert_eq!(front.only().await.metadata.generation, generation);
+}

@@ -19,6 +19,38 @@ async fn what_was_just_written_is_read_back() {
 }
 
 #[tokio::test]
+async fn what_was_written_here_and_deleted_since_is_waited_for_once_at_most() {
+    let front = Front::new("deleted").await;
+    front.submit("s", &json!([phase("a", &[])])).await.expect(200);
+    front.api.delete("s", &kube::api::DeleteParams::default()).await.unwrap();
+    // Until the cache has heard of it, it is as it was.
+    crate::support::eventually(super::SOON, "it is gone", async || {
+        (front.get("/status?session=s").await.code == 404).then_some(())
+    })
+    .await;
+    let began = std::time::Instant::now();
+    for _ in 0..10 {
+        assert_eq!(front.get("/status?session=s").await.problem(404), "NoSuchSession");
+    }
+    assert!(began.elapsed() < std::time::Duration::from_secs(10), "ten reads took {:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn labels_that_the_operator_needs_are_not_taken_away_by_a_document() {
+    let front = Front::with("labels", &["--label-selector", "team=lab"]).await;
+    let whole = |team: &str| {
+        let meta = json!({"name": "s", "labels": {"team": team, "more": team}});
+        json!({"apiVersion": "pmp.dev/v1alpha1", "kind": "PhaseManifest", "metadata": meta, "spec": {"phases": []}})
+    };
+    for team in ["other", "third"] {
+        front.call("POST", "/plan?onConflict=attach").json(&whole(team)).send().await.expect(200);
+        let labels = front.only().await.metadata.labels.unwrap();
+        assert_eq!(labels["team"], "lab");
+        front.until(&format!("{}_s", front.namespace), "it is done", |state| state["state"] == "Succeeded").await;
+    }
+}
+
+#[tokio::test]
 async fn a_status_that_is_known_is_not_sent_again() {
     let front = Front::new("tag").await;
     let _runtime = front.runtime("worker").await;

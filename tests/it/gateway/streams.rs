@@ -1,7 +1,13 @@
 //! The status as a stream: no change of state is missed, whenever the client was connected.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
 
+use futures::StreamExt;
+use kube::api::{WatchEvent, WatchParams};
+use pmp::resource::PhaseManifest;
 use serde_json::{Value, json};
 
 use super::{
@@ -108,6 +114,61 @@ async fn a_stream_that_is_reconnected_has_no_gap() {
     let state = front.get("/status?session=s").await.expect(200);
     assert!(picture.is_whole(&state), "{:?}\n{state}", picture.phases);
     assert!(picture.seen.is_sorted(), "time never goes back: {:?}", picture.seen);
+}
+
+/// Every version of the session's resource that the API server tells of from now on.
+async fn versions(front: &Front) -> Arc<Mutex<BTreeMap<u64, PhaseManifest>>> {
+    let versions: Arc<Mutex<BTreeMap<u64, PhaseManifest>>> = Arc::default();
+    let (seen, api) = (Arc::clone(&versions), front.api.clone());
+    let mut watch = api.watch(&WatchParams::default(), "0").await.unwrap().boxed();
+    tokio::spawn(async move {
+        while let Some(Ok(event)) = watch.next().await {
+            if let WatchEvent::Added(object) | WatchEvent::Modified(object) = event {
+                let version = object.metadata.resource_version.as_deref().unwrap().parse().unwrap();
+                seen.lock().unwrap().insert(version, object);
+            }
+        }
+    });
+    versions
+}
+
+#[tokio::test]
+async fn every_event_leads_to_what_the_api_server_has_at_its_version() {
+    let front = Front::new("true-stream").await;
+    let versions = versions(&front).await;
+    let _runtime = front.runtime("worker").await;
+    let chain: Vec<Value> = (0..10)
+        .map(|n: usize| {
+            let waits: Vec<String> = n.checked_sub(1).map(|n| format!("p{n}")).into_iter().collect();
+            let waits: Vec<&str> = waits.iter().map(String::as_str).collect();
+            shell(&format!("p{n}"), &waits, "sleep 0.3")
+        })
+        .collect();
+    front.submit("s", &chain.into()).await.expect(200);
+    let mut pictures: Vec<(u64, Value, BTreeMap<String, Value>)> = Vec::new();
+    let mut picture = Picture::default();
+    let mut stream = events(&front, None).await;
+    while picture.state() != "Succeeded" {
+        // Cut off now and then.
+        if pictures.len() % 4 == 3 {
+            stream = events(&front, picture.last.as_deref()).await;
+        }
+        picture.take(&stream.next().await.expect("the stream goes on"));
+        pictures.push((*picture.seen.last().unwrap(), picture.state().clone(), picture.phases.clone()));
+    }
+    assert!(pictures.len() > 6, "{} events for ten phases", pictures.len());
+    assert!(picture.seen.is_sorted_by(|one, next| one < next), "no version is told twice: {:?}", picture.seen);
+    let last = *picture.seen.last().unwrap();
+    eventually(SOON, "the last version is known", async || versions.lock().unwrap().get(&last).map(|_| ())).await;
+    let versions = versions.lock().unwrap();
+    for (version, state, phases) in &pictures {
+        let status = versions.get(version).unwrap_or_else(|| panic!("{version} is no version")).status.as_ref();
+        let status = status.expect("there is one by default");
+        assert_eq!(state.as_str(), status.state.as_deref(), "at {version}");
+        for row in &status.phases {
+            assert_eq!(phases[&row.id]["state"], row.state.as_str(), "{} at {version}", row.id);
+        }
+    }
 }
 
 #[tokio::test]

@@ -132,6 +132,98 @@ async fn a_finished_session_runs_the_same_plan_again_and_another_as_its_next_rev
     assert_eq!((&told["status"], &told["revision"], &told["changesCount"]), (&"updated".into(), &2.into(), &1.into()));
 }
 
+/// Its phase `a`, once the session has ended well after so many runs of it.
+async fn ran(front: &Front, session: &str, run: u64) {
+    let is_so = |state: &serde_json::Value| state["state"] == "Succeeded" && super::row(state, "a")["run"] == run;
+    front.until(session, &format!("it ran for the {run}. time"), is_so).await;
+}
+
+#[tokio::test]
+async fn a_finished_plan_runs_again_whatever_was_staged_or_planned_since() {
+    let front = Front::new("held").await;
+    let _runtime = front.runtime("worker").await;
+    let plan = json!([shell("a", &[], "true")]);
+    let other = json!([shell("a", &[], "true"), shell("b", &["a"], "true")]);
+    front.submit("s", &plan).await.expect(200);
+    ran(&front, "s", 1).await;
+    let mut run = 1;
+    for (mode, held) in [("stage", &plan), ("stage", &other), ("dryRun", &plan), ("dryRun", &other)] {
+        front.call("POST", &format!("/plan?session=s&{mode}")).json(held).send().await.expect(200);
+        if mode == "dryRun" {
+            front.until("s", "it is planned", |state| state["verdict"] == "Planned").await;
+        }
+        let told = front.submit("s", &plan).await.expect(200);
+        assert_eq!((&told["status"], &told["revision"]), (&"restarted".into(), &1.into()), "{mode}");
+        run += 1;
+        ran(&front, "s", run).await;
+    }
+    // Applied, it is the same.
+    let staged = front.call("POST", "/plan?session=s&stage").json(&plan).send().await.expect(200);
+    let apply = format!("/apply?session=s&digest={}", staged["digest"].as_str().unwrap());
+    let told = front.post(&apply).await.expect(200);
+    assert_eq!(
+        (&told["status"], &told["revision"], &told["changesCount"]),
+        (&"restarted".into(), &1.into(), &0.into())
+    );
+    ran(&front, "s", run + 1).await;
+    assert_eq!(front.post(&apply).await.expect(200)["status"], "unchanged", "a repeat does no harm");
+}
+
+#[tokio::test]
+async fn settings_of_what_executes_are_written_or_refused_and_never_dropped() {
+    let front = Front::new("settings").await;
+    let whole = |spec: serde_json::Value| {
+        let mut spec = spec;
+        spec["phases"] = json!([phase("a", &[])]);
+        let meta = json!({"name": "s"});
+        json!({"apiVersion": "pmp.dev/v1alpha1", "kind": "PhaseManifest", "metadata": meta, "spec": spec})
+    };
+    let post = async |on: &str, spec: serde_json::Value| {
+        front.call("POST", &format!("/plan?{on}")).json(&whole(spec)).send().await
+    };
+    post("", json!({"parallelism": 1})).await.expect(200);
+    let session = format!("{}_s", front.namespace);
+    front.until(&session, "it has begun", |state| state["revision"] == 1).await;
+    for on in ["", "onConflict=attach"] {
+        let refused = post(on, json!({"parallelism": 2})).await;
+        assert_eq!(refused.problem(409), "Conflicting");
+        assert!(refused.json()["detail"].as_str().unwrap().contains("other settings"), "{}", refused.text());
+    }
+    let attached = post("onConflict=attach", json!({"parallelism": 1, "suspend": false})).await.expect(200);
+    assert_eq!(attached["status"], "attached", "what is written differs, and says the same");
+    let told = post("onConflict=replace", json!({"parallelism": 2, "failurePolicy": "Isolate"})).await.expect(200);
+    assert_eq!((&told["status"], &told["revision"]), (&"updated".into(), &1.into()), "settings make no revision");
+    let spec = front.only().await.spec;
+    assert_eq!(spec.parallelism, Some(2));
+    let told = post("onConflict=replace", json!({"parallelism": 2, "failurePolicy": "Isolate"})).await.expect(200);
+    assert_eq!(told["status"], "attached");
+}
+
+#[tokio::test]
+async fn a_resource_that_was_exported_brings_no_old_requests_and_no_old_memory() {
+    let front = Front::new("exported").await;
+    front.submit("s", &json!([phase("a", &[]), phase("b", &[])])).await.expect(200);
+    let skip = front.call("POST", "/phases/a/skip?session=s").header("Idempotency-Key", "k");
+    skip.send().await.expect(202);
+    front.until("s", "it is skipped", |state| super::row(state, "a")["state"] == "Skipped").await;
+    let exported = serde_json::to_value(front.only().await).unwrap();
+    assert!(exported.to_string().contains("pmp.dev/idempotency-keys"));
+    front.post("/phases/b/skip?session=s").await.expect(202);
+    front.until_state("s", "Succeeded").await;
+    let before = front.only().await;
+    let told = front.call("POST", "/plan").json(&exported).send().await.expect(200);
+    assert_eq!(told["status"], "restarted");
+    let after = front.only().await;
+    let memory = |object: &pmp::resource::PhaseManifest| {
+        let mut all = object.metadata.annotations.clone().unwrap_or_default();
+        all.retain(|name, _| name.starts_with("pmp.dev/"));
+        all
+    };
+    assert_eq!(memory(&after), memory(&before));
+    let actions: Vec<_> = after.spec.requests.unwrap().into_iter().map(|request| request.action).collect();
+    assert_eq!(actions, [pmp::resource::RequestAction::Restart]);
+}
+
 #[tokio::test]
 async fn a_cancelled_session_is_revived_by_a_plan() {
     let front = Front::new("revived").await;

@@ -57,6 +57,7 @@ pub fn inputs(front: &Front) -> Vec<Input> {
     for n in 0..700 {
         inputs.request(n);
     }
+    inputs.commands();
     inputs.list
 }
 
@@ -277,6 +278,36 @@ impl Inputs {
                 self.json(&format!("odd id {id}"), format!("[{{\"kind\":\"Phase\",\"id\":\"{id}\",\"x-n\":{n}}}]"));
             }
         }
+    }
+
+    /// Bad bodies of what is no manifest.
+    fn commands(&mut self) {
+        let odd = [
+            "{\"command\":3}",
+            "{\"command\":\"\"}",
+            "{\"command\":\"explode\"}",
+            "{\"command\":\"x-retry\",\"x-phaseId\":[]}",
+        ];
+        for text in JSON_BY_HAND.iter().chain(&odd) {
+            self.post("/control?session=nobody", text.as_bytes());
+        }
+        for length in [10_000, 900_000] {
+            self.post("/control?session=nobody", " ".repeat(length).as_bytes());
+            self.post("/apply?session=nobody", " ".repeat(length).as_bytes());
+            self.post("/phases/a/skip?session=nobody", " ".repeat(length).as_bytes());
+        }
+        for query in
+            ["session=nobody&digest=", "session=nobody&digest=sha256:1", "session=", "session=a.b", "session=nobody"]
+        {
+            let noise = self.dice.noise(900);
+            self.post(&format!("/apply?{query}"), &noise);
+        }
+    }
+
+    fn post(&mut self, target: &str, body: &[u8]) {
+        let head = format!("POST {target} HTTP/1.1\r\n{HOST}Content-Type: application/json\r\n");
+        let head = format!("{head}Content-Length: {}\r\n\r\n", body.len());
+        self.wire(&format!("a body for {target}"), [head.as_bytes(), body].concat());
     }
 
     /// Odd ids in paths and parameters, odd headers, and what is no HTTP at all.
