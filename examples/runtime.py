@@ -299,18 +299,27 @@ class Runtime:
         await asyncio.wait({ended, cancelled}, return_when=asyncio.FIRST_COMPLETED)
         was_cancelled = not ended.done()
         if was_cancelled:
-            self.signal(process, signal.SIGTERM)
-            await asyncio.wait({ended}, timeout=STOP_GRACE)
-            self.signal(process, signal.SIGKILL)  # also whoever outlived the command in its group
+            await self.stop(process, ended)
         cancelled.cancel()
         code = await ended
         await asyncio.wait({output}, timeout=1)  # something left behind may hold the output open for ever
+        if code != 0 and not was_cancelled:
+            await self.stop(process, ended)  # the next attempt must not meet the rest of this one
         output.cancel()
         if was_cancelled:
             return {"status": "failed", "message": "the runtime was stopped" if self.stopping else "cancelled"}
         if code == 0:
             return {"status": "complete"}
         return {"status": "failed", "message": f"ended by signal {-code}" if code < 0 else f"exit status {code}"}
+
+    async def stop(self, process, ended):
+        """SIGTERM to the group, then SIGKILL: who outlives the command (a shell ends at once) has the grace too."""
+        until = time.monotonic() + STOP_GRACE
+        self.signal(process, signal.SIGTERM)
+        await asyncio.wait({ended}, timeout=STOP_GRACE)
+        while self.signal(process, 0) and time.monotonic() < until:
+            await asyncio.sleep(0.02)
+        self.signal(process, signal.SIGKILL)
 
     async def forward(self, attempt, output):
         """Every line of the command is a .log message; an endless one comes in pieces."""
@@ -331,10 +340,12 @@ class Runtime:
 
     @staticmethod
     def signal(process, number):
+        """False when the whole group has ended."""
         try:
             os.killpg(process.pid, number)
+            return True
         except ProcessLookupError:
-            pass  # the whole group has ended
+            return False
 
     def forget_old(self):
         limit = time.monotonic() - OUTCOMES_KEPT
