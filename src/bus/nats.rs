@@ -41,6 +41,9 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 /// Denied subjects that are remembered; a user denied more than this has other worries.
 const DENIED_MAX: usize = 256;
 
+/// Pings after which a silent connection is given up for dead at the latest: three, and what it takes to notice.
+const UNNOTICED_PINGS: u32 = 6;
+
 /// Servers whose last error is in a reason.
 const REASON_SERVERS_MAX: usize = 3;
 
@@ -50,6 +53,7 @@ pub(super) struct Connection {
     client: Client,
     notes: Arc<Notes>,
     inbox_prefix: Arc<str>,
+    unnoticed_max: Duration,
     /// Subscribed to by the first request.
     replies: Arc<OnceCell<Replies>>,
     _keeper: Arc<Keeper>,
@@ -80,12 +84,13 @@ impl Connection {
             denied: watch::Sender::default(),
         });
         let inbox_prefix = options.inbox_prefix.as_str().into();
+        let unnoticed_max = options.ping_interval.saturating_mul(UNNOTICED_PINGS);
         let client = client_options(options, &notes)
             .connect(servers)
             .await
             .map_err(|error| Error::Option { what: "servers", detail: error.to_string() })?;
         let keeper = Keeper(tokio::spawn(keep(client.clone(), notes.clone())));
-        Ok(Self { client, notes, inbox_prefix, replies: Arc::default(), _keeper: Arc::new(keeper) })
+        Ok(Self { client, notes, inbox_prefix, unnoticed_max, replies: Arc::default(), _keeper: Arc::new(keeper) })
     }
 
     async fn send(&self, message: Message) -> Result<(), Error> {
@@ -217,6 +222,10 @@ impl Transport for Connection {
 
     fn inbox(&self) -> String {
         format!("{}.{}", self.inbox_prefix, proof::nonce())
+    }
+
+    fn unnoticed_max(&self) -> Duration {
+        self.unnoticed_max
     }
 
     fn denied(&self) -> Option<watch::Receiver<BTreeSet<String>>> {

@@ -15,7 +15,10 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::{sync::Notify, time::timeout};
 
-use super::{Decline, Exec, Handle, Job, Labels, Options, Outcome, Runtime, Work, exec::Commands, start};
+use super::{
+    Decline, Exec, Handle, Job, LINES_BURST, LINES_PER_SECOND, Labels, Options, Outcome, Runtime, Standing,
+    TEXT_BYTES_MAX, Trial, Work, exec::Commands, start,
+};
 use crate::{
     bus::{Bus, Message, Subscription},
     engine::ReportStatus,
@@ -114,17 +117,21 @@ struct Held {
 }
 
 impl Work for Held {
-    fn kind(&self) -> &'static str {
-        "test"
+    fn kind(&self) -> std::borrow::Cow<'static, str> {
+        "test".into()
     }
 
     fn judge(&self, job: &Job) -> Result<(), Decline> {
+        assert!(!job.spec.contains_key("x-panic-early"), "told to panic early");
         if job.spec.contains_key("x-foreign") { Err(Decline("Foreign")) } else { Ok(()) }
     }
 
     async fn run(&self, job: &Job, handle: &Handle) -> Outcome {
         self.begun.fetch_add(1, Ordering::SeqCst);
-        handle.progress("1/2");
+        handle.progress(if job.spec.contains_key("x-long") { "é".repeat(1 << 20) } else { "1/2".to_owned() });
+        if job.spec.contains_key("x-long") {
+            return Outcome::failed("é".repeat(1 << 20));
+        }
         assert!(!job.spec.contains_key("x-panic"), "told to panic");
         tokio::select! {
             () = self.go.notified() => Outcome::Complete { message: "let go".to_owned() },
@@ -276,9 +283,103 @@ async fn work_that_panics_is_a_failed_attempt_and_the_runtime_goes_on() {
     operator.offer("p", "t1", &json!({"x-panic": true})).await;
     operator.grant().await;
     let state = operator.state().await;
-    assert_eq!((state.status, state.message.as_deref()), (ReportStatus::Failed, Some("the runtime's work panicked")));
+    assert_eq!((state.status, state.message.as_deref()), (ReportStatus::Failed, Some("the runtime's work panicked: told to panic")));
     operator.offer("p", "t2", &json!({})).await;
     operator.grant().await;
+}
+
+#[tokio::test]
+async fn a_judgment_that_panics_is_a_no_and_the_runtime_listens_on() {
+    let (mut operator, _, runtime) = held(options("a")).await;
+    operator.offer("p", "t1", &json!({"x-panic-early": true})).await;
+    let (ack, reply) = operator.ack().await;
+    assert_eq!((ack.accepted, ack.reason.as_deref(), reply), (false, Some("Panicked"), None));
+    operator.offer("p", "t2", &json!({})).await;
+    operator.grant().await;
+    assert_eq!(*runtime.standing().borrow(), Standing::Listening);
+}
+
+#[tokio::test]
+async fn what_work_says_without_end_is_cut_before_it_is_kept_or_sent() {
+    let (mut operator, _, _runtime) = held(options("a")).await;
+    operator.offer("p", "t", &json!({"x-long": true})).await;
+    operator.grant().await;
+    for _ in 0..2 {
+        let state = operator.state().await;
+        assert_eq!(state.message.map(|text| text.len()), Some(TEXT_BYTES_MAX));
+        operator.control(&json!({"command": "x-report"})).await;
+    }
+}
+
+#[tokio::test]
+async fn progress_that_does_not_fit_into_a_message_ends_no_attempt() {
+    let trial = Trial::of(json!({}));
+    trial.handle.progress("é".repeat(1 << 20));
+    assert_eq!(trial.progress().map(|text| text.len()), Some(TEXT_BYTES_MAX));
+}
+
+#[tokio::test]
+async fn options_that_no_operator_understands_start_nothing() {
+    for options in [options(""), Options { heartbeat: Duration::ZERO, ..options("a") }] {
+        let refused = start(Bus::memory(), options, Held::default()).await;
+        assert!(matches!(refused, Err(crate::bus::Error::Option { .. })), "{refused:?}");
+    }
+}
+
+/// Work that tells when it is dropped, and never stops by itself.
+struct Stubborn(Arc<Notify>);
+
+impl Work for Stubborn {
+    async fn run(&self, _: &Job, _: &Handle) -> Outcome {
+        struct Guard(Arc<Notify>);
+        impl Drop for Guard {
+            fn drop(&mut self) {
+                self.0.notify_one();
+            }
+        }
+        let _guard = Guard(Arc::clone(&self.0));
+        std::future::pending().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_that_does_not_stop_is_dropped_when_the_drain_is_over() {
+    let (bus, dropped) = (Bus::memory(), Arc::new(Notify::new()));
+    let mut operator = Operator::on(&bus).await;
+    let runtime = start(bus, options("a"), Stubborn(Arc::clone(&dropped))).await.unwrap();
+    operator.offer("p", "t", &json!({})).await;
+    operator.grant().await;
+    let drained = runtime.drain(Duration::ZERO).await;
+    assert_eq!((drained.stopped, drained.unsaid), (1, 1));
+    timeout(Duration::from_secs(1), dropped.notified()).await.expect("it is dropped");
+}
+
+#[tokio::test]
+async fn a_runtime_that_is_dropped_drops_its_work_and_says_nothing() {
+    let (mut operator, _work, runtime) = held(options("a")).await;
+    operator.offer("p", "t", &json!({})).await;
+    operator.grant().await;
+    assert_eq!(operator.state().await.progress.as_deref(), Some("1/2"));
+    let attempts = runtime.attempts();
+    drop(runtime);
+    attempts.close();
+    timeout(DEADLINE, attempts.wait()).await.expect("nothing is left of it");
+    assert!(timeout(Duration::from_millis(100), operator.states.next()).await.is_err());
+}
+
+#[tokio::test]
+async fn a_thread_of_the_work_has_a_handle_of_its_own() {
+    let trial = Trial::of(json!({}));
+    let handle = trial.handle.clone();
+    let thread = tokio::task::spawn_blocking(move || {
+        while !handle.is_cancelled() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        handle.progress("stopped");
+    });
+    trial.cancel();
+    thread.await.unwrap();
+    assert_eq!(trial.progress().as_deref(), Some("stopped"));
 }
 
 #[tokio::test]
@@ -380,6 +481,10 @@ async fn a_cancel_stops_the_child_and_its_children_even_if_they_ignore_sigterm()
     let state = operator.state().await;
     assert_eq!((state.status, state.message.as_deref()), (ReportStatus::Failed, Some("cancelled")));
     let group = rustix::process::Pid::from_raw(group.trim().parse().unwrap()).unwrap();
+    until_nobody_is_left(group).await;
+}
+
+async fn until_nobody_is_left(group: rustix::process::Pid) {
     // Killed members are gone once init has collected them.
     timeout(DEADLINE, async {
         while rustix::process::test_kill_process_group(group).is_ok() && any_alive(group) {
@@ -388,6 +493,24 @@ async fn a_cancel_stops_the_child_and_its_children_even_if_they_ignore_sigterm()
     })
     .await
     .expect("nobody is left in the group");
+}
+
+#[tokio::test]
+async fn whoever_outlives_the_shell_has_the_grace_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let bus = Bus::memory();
+    let mut operator = Operator::on(&bus).await;
+    let work = Exec { grace: Duration::from_secs(15), ..Exec::on_nats(Commands::InLine) };
+    let _runtime = start(bus, options("exec"), work).await.unwrap();
+    // The shell ends by the signal at once; who does the work puts its things away first.
+    let done = dir.path().join("tidied").display().to_string();
+    let worker = format!("trap 'sleep 0.3; echo > {done}; exit 1' TERM; echo ready; while :; do sleep 0.05; done");
+    operator.offer("p", "t", &json!({"x-exec": {"command": ["sh", "-c", "sh -c \"$0\"; exit 0", worker]}})).await;
+    operator.grant().await;
+    assert_eq!(operator.log_line().await, "ready");
+    operator.control(&json!({"command": "cancel", "x-phaseId": "p"})).await;
+    assert_eq!(operator.state().await.message.as_deref(), Some("cancelled"));
+    assert!(std::fs::exists(&done).unwrap(), "it was killed before it could tidy");
 }
 
 /// Whether a member of the group is more than a corpse that nobody has collected.
@@ -401,7 +524,7 @@ fn any_alive(group: rustix::process::Pid) -> bool {
 }
 
 #[tokio::test]
-async fn a_child_that_leaves_something_behind_does_not_keep_its_phase_open() {
+async fn what_a_complete_child_leaves_behind_goes_on_and_does_not_keep_its_phase_open() {
     let (mut operator, _runtime) = exec().await;
     let state = ending(&mut operator, &sh("sleep 600 & echo $!")).await;
     assert_eq!(state.status, ReportStatus::Complete);
@@ -410,18 +533,38 @@ async fn a_child_that_leaves_something_behind_does_not_keep_its_phase_open() {
 }
 
 #[tokio::test]
-async fn a_flood_of_output_is_cut_and_its_size_told() {
+async fn what_a_failed_child_leaves_behind_has_ended_before_the_next_attempt() {
     let (mut operator, _runtime) = exec().await;
-    let state = ending(&mut operator, &sh("i=0; while [ $i -lt 4000 ]; do echo $i; i=$((i+1)); done")).await;
+    let state = ending(&mut operator, &sh("trap '' TERM; sleep 600 & echo $$; exit 1")).await;
+    assert_eq!((state.status, state.message.as_deref()), (ReportStatus::Failed, Some("exit status 1")));
+    let group = rustix::process::Pid::from_raw(operator.log_line().await.parse().unwrap()).unwrap();
+    until_nobody_is_left(group).await;
+}
+
+#[tokio::test]
+async fn a_working_directory_that_is_not_there_is_named() {
+    let (mut operator, _runtime) = exec().await;
+    let spec = json!({"x-exec": {"command": ["pwd"], "workingDir": "/no/such/place"}});
+    let state = ending(&mut operator, &spec).await;
+    assert!(state.message.as_ref().unwrap().contains("/no/such/place"), "{state:?}");
+}
+
+#[tokio::test]
+async fn a_flood_of_output_is_cut_and_its_size_told() {
+    const WRITTEN: u64 = 20_000;
+    let (mut operator, _runtime) = exec().await;
+    let began = std::time::Instant::now();
+    let state = ending(&mut operator, &json!({"x-exec": {"command": ["seq", WRITTEN]}})).await;
     assert_eq!(state.status, ReportStatus::Complete);
-    let mut lines = 0;
-    while let Ok(Some(message)) = timeout(Duration::from_millis(200), operator.logs.next()).await {
-        let line = LogMessage::parse(&message.body).unwrap().message;
-        if line.contains("lines dropped") {
-            return;
+    let (mut sent, mut dropped) = (0, 0);
+    while sent + dropped < WRITTEN {
+        let line = operator.log_line().await;
+        match line.split_once(" lines dropped: ") {
+            Some((count, _)) => dropped += count.parse::<u64>().unwrap(),
+            None => sent += 1,
         }
-        lines += 1;
-        assert!(lines <= 4_000);
     }
-    panic!("{lines} lines came and none said that others were dropped");
+    assert_eq!(sent + dropped, WRITTEN);
+    let allowed = u64::from(LINES_BURST) + u64::from(LINES_PER_SECOND) * (began.elapsed().as_secs() + 1);
+    assert!(sent <= allowed && dropped > 0, "{sent} lines were sent, {dropped} dropped");
 }
