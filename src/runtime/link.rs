@@ -183,7 +183,8 @@ fn denied_reports(wire: &Wire) -> Vec<String> {
 
 /// Whether a runtime publishes there. Nobody but us may ask for a denial of a session that does not exist.
 fn is_ours(wire: &Wire, subject: &str, channels: &[Channel]) -> bool {
-    let of_ours = |(_, channel): &(_, Channel)| channels.contains(channel) && subject != wire.prefix.probe_subject(*channel);
+    let of_ours =
+        |(_, channel): &(_, Channel)| channels.contains(channel) && subject != wire.prefix.probe_subject(*channel);
     wire.prefix.parse(subject).filter(of_ours).is_some()
 }
 

@@ -283,7 +283,10 @@ async fn work_that_panics_is_a_failed_attempt_and_the_runtime_goes_on() {
     operator.offer("p", "t1", &json!({"x-panic": true})).await;
     operator.grant().await;
     let state = operator.state().await;
-    assert_eq!((state.status, state.message.as_deref()), (ReportStatus::Failed, Some("the runtime's work panicked: told to panic")));
+    assert_eq!(
+        (state.status, state.message.as_deref()),
+        (ReportStatus::Failed, Some("the runtime's work panicked: told to panic"))
+    );
     operator.offer("p", "t2", &json!({})).await;
     operator.grant().await;
 }

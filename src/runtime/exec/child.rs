@@ -74,7 +74,9 @@ fn no_start(order: &Order, error: &std::io::Error) -> String {
     let program = order.program.display();
     match &order.working_dir {
         // The system's "no such file" does not say which.
-        Some(dir) if !dir.is_dir() => format!("cannot start {program} in {}: there is no such directory", dir.display()),
+        Some(dir) if !dir.is_dir() => {
+            format!("cannot start {program} in {}: there is no such directory", dir.display())
+        }
         _ => format!("cannot start {program}: {error}"),
     }
 }
