@@ -53,7 +53,6 @@ pub(super) struct Connection {
     client: Client,
     notes: Arc<Notes>,
     inbox_prefix: Arc<str>,
-    unnoticed_max: Duration,
     /// Subscribed to by the first request.
     replies: Arc<OnceCell<Replies>>,
     _keeper: Arc<Keeper>,
@@ -69,6 +68,7 @@ struct Notes {
     reason: Mutex<String>,
     /// Subjects and patterns that the server denied on this connection.
     denied: watch::Sender<BTreeSet<String>>,
+    unnoticed_max: Duration,
 }
 
 impl Connection {
@@ -82,15 +82,15 @@ impl Connection {
             losses: AtomicU64::new(0),
             reason: Mutex::new(reason),
             denied: watch::Sender::default(),
+            unnoticed_max: options.ping_interval.saturating_mul(UNNOTICED_PINGS),
         });
         let inbox_prefix = options.inbox_prefix.as_str().into();
-        let unnoticed_max = options.ping_interval.saturating_mul(UNNOTICED_PINGS);
         let client = client_options(options, &notes)
             .connect(servers)
             .await
             .map_err(|error| Error::Option { what: "servers", detail: error.to_string() })?;
         let keeper = Keeper(tokio::spawn(keep(client.clone(), notes.clone())));
-        Ok(Self { client, notes, inbox_prefix, unnoticed_max, replies: Arc::default(), _keeper: Arc::new(keeper) })
+        Ok(Self { client, notes, inbox_prefix, replies: Arc::default(), _keeper: Arc::new(keeper) })
     }
 
     async fn send(&self, message: Message) -> Result<(), Error> {
@@ -225,7 +225,7 @@ impl Transport for Connection {
     }
 
     fn unnoticed_max(&self) -> Duration {
-        self.unnoticed_max
+        self.notes.unnoticed_max
     }
 
     fn denied(&self) -> Option<watch::Receiver<BTreeSet<String>>> {

@@ -185,7 +185,7 @@ fn denied_reports(wire: &Wire) -> Vec<String> {
 fn is_ours(wire: &Wire, subject: &str, channels: &[Channel]) -> bool {
     let of_ours =
         |(_, channel): &(_, Channel)| channels.contains(channel) && subject != wire.prefix.probe_subject(*channel);
-    wire.prefix.parse(subject).filter(of_ours).is_some()
+    wire.prefix.parse(subject).as_ref().is_some_and(of_ours)
 }
 
 /// A denied publish is an error of nobody's call, so it is named here; once a connection.

@@ -198,7 +198,8 @@ fn fingerprint(dir: &Path, variables: &BTreeSet<String>) -> String {
         hash.update(name);
         hash.update([0]);
     }
-    hash.finalize()[..4].iter().map(|byte| format!("{byte:02x}")).collect()
+    let hash = hash.finalize();
+    format!("{:08x}", u32::from_be_bytes(hash[..4].try_into().expect("a SHA-256 has 32 bytes")))
 }
 
 /// Numbers and booleans count as what they are written as: YAML makes them of `[sleep, 1]`.
