@@ -11,7 +11,11 @@ It keeps the rules of a good runtime (docs/runtimes.md):
   - it says `running` every ten seconds (--heartbeat), so that its silence can be told from long work;
   - it stops an attempt when .control says so, and answers .control x-report at once;
   - it says how an attempt ended until a stream, or else a live connection, has taken it, and once more after a reconnect;
-  - on SIGTERM it takes nothing new, lets what runs finish for --drain seconds, stops the rest, and reports it all.
+  - on SIGTERM it takes nothing new, lets what runs finish for --drain seconds, stops the rest, and reports it all; a second
+    one kills what runs and ends at once.
+
+`pmp runtime` does more: commands from a directory, and no offers while the server denies what it needs, which is only logged
+here.
 """
 
 import argparse
@@ -31,7 +35,11 @@ OUTCOMES_KEPT = 3600  # seconds that the end of an attempt is remembered
 IN_DOUBT = 600  # seconds for which an answer is asked for that may have been yes
 UNNOTICED = 30  # seconds that a connection may be dead before anyone notices
 STOP_GRACE = 5  # seconds between SIGTERM and SIGKILL
+OPEN_MAX = 1024  # attempts that run, wait for a slot or are not reported yet; more offers are left to others
 LINE_BYTES_MAX = 4096
+MESSAGE_CHARS_MAX = 1024
+LINES_BURST, LINES_PER_SECOND = 1000, 200  # of one attempt; what is over is dropped and counted
+ENVIRONMENT = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "SHELL")  # ours may hold the password of the bus
 
 log = logging.getLogger("runtime")
 
@@ -46,30 +54,47 @@ class Attempt:
     def __init__(self, session, phase_id, token, spec):
         self.session, self.phase_id, self.token, self.spec = session, phase_id, token, spec
         self.granted, self.cancelled = False, asyncio.Event()
-        self.ended, self.ended_at, self.said_at, self.kept = None, None, None, False
+        self.ended, self.said_at, self.kept = None, None, False
+        self.lines_left, self.lines_at, self.lines_dropped = LINES_BURST, time.monotonic(), 0
 
     def names(self):
         """Variables by which the command may know what it runs for."""
         return {"PMP_SESSION_ID": self.session, "PMP_PHASE_ID": self.phase_id, "PMP_ATTEMPT": self.token}
+
+    def may_log(self):
+        """False for a line that is too much: one loud command must not starve the bus."""
+        now = time.monotonic()
+        self.lines_left = min(LINES_BURST, self.lines_left + (now - self.lines_at) * LINES_PER_SECOND)
+        self.lines_at = now
+        if self.lines_left < 1:
+            self.lines_dropped += 1
+            return False
+        self.lines_left -= 1
+        return True
 
 
 class Runtime:
     def __init__(self, options):
         self.options = options
         self.labels = dict(label.split("=", 1) for label in options.label)
-        self.nc, self.attempts, self.tasks = None, {}, set()
+        self.nc, self.attempts, self.tasks, self.processes = None, {}, set(), set()
         self.draining, self.stopping = False, False
         self.slots = asyncio.Semaphore(options.concurrency)
         self.keeps_reports, self.look_at = False, 0  # whether a stream keeps them, and when to look (again)
         self.lost_at = None
 
     async def serve(self, stop):
-        options = self.options
-        self.nc = await nats.connect(
+        options, stopped = self.options, asyncio.create_task(stop.wait())
+        connecting = asyncio.create_task(nats.connect(
             options.nats, name=options.name, user_credentials=options.creds, inbox_prefix="_INBOX_pmp-runtime",
             ping_interval=5, max_outstanding_pings=2, max_reconnect_attempts=-1, reconnect_time_wait=0.5,
             pending_size=0,  # what cannot be sent now is refused, and not sent late
-            disconnected_cb=self.on_disconnected, reconnected_cb=self.on_reconnected, error_cb=self.on_error)
+            disconnected_cb=self.on_disconnected, reconnected_cb=self.on_reconnected, error_cb=self.on_error))
+        await asyncio.wait({connecting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not connecting.done():
+            connecting.cancel()
+            return 0  # NATS never was there, so nothing was begun
+        self.nc = await connecting
         # Runtimes of one label set that can do the same share the offers; commands are for everyone.
         labels = ",".join(f"{k}={v}" for k, v in sorted(self.labels.items())) or "none"
         group = f"{'exec' if options.allow_exec else 'exec-none'};{labels}"
@@ -78,7 +103,7 @@ class Runtime:
         targets = await self.nc.subscribe(f"{options.prefix}.{session}.target", queue=group, cb=self.on_target)
         await self.nc.flush()
         log.info("%s waits for phases as %s", options.name, group)
-        await stop.wait()
+        await stopped
         log.info("draining: %d attempts are open", len(self.tasks))
         self.draining = True
         try:
@@ -90,14 +115,35 @@ class Runtime:
         self.stopping = True
         for attempt in self.attempts.values():
             attempt.cancelled.set()
+        until = time.monotonic() + 3 * STOP_GRACE
         if self.tasks:
             await asyncio.wait(self.tasks, timeout=3 * STOP_GRACE)
-        unsaid = len(self.tasks)
-        try:
-            await asyncio.wait_for(self.nc.flush(), 2)  # sends what is still on its way
-        except (nats.errors.Error, asyncio.TimeoutError) as error:
-            log.warning("whether the last reports arrived is not known: %r", error)
+        unsaid = len(self.tasks) + await self.farewell(max(until, time.monotonic() + 2))
+        if unsaid:
+            log.error("%d ends could not be reported; the operator notices the silence", unsaid)
         return 1 if unsaid else 0
+
+    async def farewell(self, until):
+        """How many ends may have been said into a dead connection. A pong proves that the server has what came before."""
+        since = time.monotonic() - UNNOTICED
+        doubtful = [a for a in self.attempts.values() if a.ended and not a.kept and (a.said_at or 0) >= since]
+        while True:
+            try:
+                if self.nc.is_connected:  # else its flush proves nothing
+                    await self.nc.flush(2)
+                    return 0
+            except (nats.errors.Error, asyncio.TimeoutError) as error:
+                log.warning("whether the last reports arrived is not known: %r", error)
+            if not doubtful or time.monotonic() >= until:
+                return len(doubtful)
+            await asyncio.sleep(0.2)
+            for attempt in doubtful:
+                await self.report(attempt)
+
+    def kill(self):
+        """What runs, with its children."""
+        for process in self.processes:
+            self.signal(process, signal.SIGKILL)
 
     # The connection
 
@@ -135,10 +181,12 @@ class Runtime:
             return await self.report(known)
         if not_after and not_after < datetime.now(timezone.utc):
             return await self.decline(attempt, **{"x-reason": "Expired", "x-now": now()})
-        if not isinstance(spec.get("x-exec"), dict):
+        if spec.get("x-exec") is None:
             return await self.decline(attempt, **{"x-reason": "NoExec"})
         if not self.options.allow_exec:
             return await self.decline(attempt, **{"x-reason": "NotAllowed"})
+        if len(self.tasks) >= OPEN_MAX:
+            return None  # it comes again, and another may hear it
         self.forget_old()
         self.attempts[attempt.session, attempt.token] = attempt
         task = asyncio.create_task(self.attend(attempt, not_after))
@@ -191,9 +239,11 @@ class Runtime:
 
     async def conclude(self, attempt):
         """Says how it ended until somebody has it: a stream that confirms it, else a live connection."""
-        pause = 0.2
+        pause, tries = 0.2, 0
         while True:
-            attempt.kept = await self.store(attempt)
+            # A stream that did not answer twice may be gone: whoever is subscribed hears it plainly.
+            attempt.kept = await self.store(attempt) if tries < 2 else None
+            tries += attempt.kept is False
             if attempt.kept or (attempt.kept is None and await self.publish(attempt, "state", self.state(attempt))):
                 attempt.said_at = time.monotonic()
                 return
@@ -217,6 +267,7 @@ class Runtime:
             return True
         except asyncio.TimeoutError as error:
             log.warning("%s: its end is not confirmed: %r", attempt.phase_id, error)
+            self.look_at = 0  # is there still a stream?
             return False
         except (nats.errors.Error, nats.js.errors.Error) as error:  # full, gone, denied: who is subscribed hears it plainly
             log.warning("%s: no stream took its end: %r", attempt.phase_id, error)
@@ -239,9 +290,11 @@ class Runtime:
                 ended = await self.run(attempt)
             except Exception as error:  # whatever happens, the operator hears of it
                 log.exception("%s: cannot be run", attempt.phase_id)
-                ended = {"status": "failed", "message": f"cannot be run: {error}"[:256]}
+                ended = {"status": "failed", "message": f"cannot be run: {error}"}
             heart.cancel()
-        attempt.ended, attempt.ended_at = ended, time.monotonic()
+        if "message" in ended:
+            ended["message"] = ended["message"][:MESSAGE_CHARS_MAX]
+        attempt.ended = ended
         log.info("%s: %s %s", attempt.phase_id, ended["status"], ended.get("message", ""))
         await self.conclude(attempt)
 
@@ -281,36 +334,52 @@ class Runtime:
 
     async def run(self, attempt):
         exec_ = attempt.spec["x-exec"]
+        if not isinstance(exec_, dict):  # nobody would make it right
+            return {"status": "failed", "message": "x-exec is not an object", "x-retryable": False}
         command = exec_.get("command")
         if not isinstance(command, list) or not command:
             return {"status": "failed", "message": "x-exec.command is not an array of strings", "x-retryable": False}
         if attempt.cancelled.is_set():
             return {"status": "failed", "message": "cancelled"}
-        env = {**os.environ, **{k: str(v) for k, v in (exec_.get("env") or {}).items()}}
+        env = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+        env |= {k: v if isinstance(v, str) else json.dumps(v) for k, v in (exec_.get("env") or {}).items()}
         try:
             process = await asyncio.create_subprocess_exec(
                 *map(str, command), env=env | attempt.names(), cwd=exec_.get("workingDir"), start_new_session=True,
                 stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT)
         except OSError as error:
-            return {"status": "failed", "message": f"cannot start {command[0]}: {error.strerror}"}
+            return {"status": "failed", "message": f"cannot start {command[0]}: {error}"}
+        self.processes.add(process)
         output = asyncio.create_task(self.forward(attempt, process.stdout))
         ended = asyncio.create_task(process.wait())
         cancelled = asyncio.create_task(attempt.cancelled.wait())
         await asyncio.wait({ended, cancelled}, return_when=asyncio.FIRST_COMPLETED)
         was_cancelled = not ended.done()
         if was_cancelled:
-            self.signal(process, signal.SIGTERM)
-            await asyncio.wait({ended}, timeout=STOP_GRACE)
-            self.signal(process, signal.SIGKILL)  # also whoever outlived the command in its group
+            await self.stop(process, ended)
         cancelled.cancel()
         code = await ended
         await asyncio.wait({output}, timeout=1)  # something left behind may hold the output open for ever
+        if code != 0 and not was_cancelled:
+            await self.stop(process, ended)  # the next attempt must not meet the rest of this one
+        self.processes.discard(process)
         output.cancel()
+        if attempt.lines_dropped:
+            await self.log_dropped(attempt)
         if was_cancelled:
             return {"status": "failed", "message": "the runtime was stopped" if self.stopping else "cancelled"}
         if code == 0:
             return {"status": "complete"}
         return {"status": "failed", "message": f"ended by signal {-code}" if code < 0 else f"exit status {code}"}
+
+    async def stop(self, process, ended):
+        """SIGTERM to the group, then SIGKILL: who outlives the command (a shell ends at once) has the grace too."""
+        until = time.monotonic() + STOP_GRACE
+        self.signal(process, signal.SIGTERM)
+        await asyncio.wait({ended}, timeout=STOP_GRACE)
+        while self.signal(process, 0) and time.monotonic() < until:
+            await asyncio.sleep(0.02)
+        self.signal(process, signal.SIGKILL)
 
     async def forward(self, attempt, output):
         """Every line of the command is a .log message; an endless one comes in pieces."""
@@ -325,20 +394,32 @@ class Runtime:
             await self.log_line(attempt, rest)
 
     async def log_line(self, attempt, line):
-        body = {"phaseId": attempt.phase_id, "level": "info", "message": line.decode(errors="replace").rstrip("\r"),
-                "timestamp": now()}
+        if attempt.may_log():
+            if attempt.lines_dropped:
+                await self.log_dropped(attempt)
+            await self.say_line(attempt, "info", line.decode(errors="replace").rstrip("\r"))
+
+    async def log_dropped(self, attempt):
+        count, attempt.lines_dropped = attempt.lines_dropped, 0
+        text = f"{count} lines dropped: the phase writes more than {LINES_PER_SECOND} lines a second"
+        await self.say_line(attempt, "warning", text)
+
+    async def say_line(self, attempt, level, text):
+        body = {"phaseId": attempt.phase_id, "level": level, "message": text, "timestamp": now()}
         await self.publish(attempt, "log", body)
 
     @staticmethod
     def signal(process, number):
+        """False when the whole group has ended."""
         try:
             os.killpg(process.pid, number)
+            return True
         except ProcessLookupError:
-            pass  # the whole group has ended
+            return False
 
     def forget_old(self):
-        limit = time.monotonic() - OUTCOMES_KEPT
-        self.attempts = {k: a for k, a in self.attempts.items() if not a.ended or a.ended_at > limit}
+        limit = time.monotonic() - OUTCOMES_KEPT  # from when it was told: until then nobody else knows
+        self.attempts = {k: a for k, a in self.attempts.items() if a.said_at is None or a.said_at > limit}
 
 
 async def main():
@@ -359,10 +440,18 @@ async def main():
     if any("=" not in label for label in options.label):
         parser.error("a label is KEY=VALUE")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    return await Runtime(options).serve(stop)
+    runtime, stop = Runtime(options), asyncio.Event()
+
+    def on_signal(number):
+        if stop.is_set():
+            runtime.kill()
+            os._exit(128 + number)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
+    return await runtime.serve(stop)
 
 
 if __name__ == "__main__":

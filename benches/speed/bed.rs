@@ -142,8 +142,8 @@ struct Nothing {
 }
 
 impl Work for Nothing {
-    fn kind(&self) -> &'static str {
-        "nothing"
+    fn kind(&self) -> std::borrow::Cow<'static, str> {
+        "nothing".into()
     }
 
     fn judge(&self, _: &Job) -> Result<(), Decline> {

@@ -168,6 +168,11 @@ impl Bus {
         self.0.payload_bytes_max()
     }
 
+    /// Longest time for which the connection may be dead, and take messages, before [`Bus::link`] says so.
+    pub fn unnoticed_max(&self) -> Duration {
+        self.0.unnoticed_max()
+    }
+
     /// Streams of this bus, where it can keep messages at all.
     pub fn storage(&self) -> Option<&dyn Storage> {
         self.0.storage()

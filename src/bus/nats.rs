@@ -41,6 +41,9 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 /// Denied subjects that are remembered; a user denied more than this has other worries.
 const DENIED_MAX: usize = 256;
 
+/// Pings after which a silent connection is given up for dead at the latest: three, and what it takes to notice.
+const UNNOTICED_PINGS: u32 = 6;
+
 /// Servers whose last error is in a reason.
 const REASON_SERVERS_MAX: usize = 3;
 
@@ -65,6 +68,7 @@ struct Notes {
     reason: Mutex<String>,
     /// Subjects and patterns that the server denied on this connection.
     denied: watch::Sender<BTreeSet<String>>,
+    unnoticed_max: Duration,
 }
 
 impl Connection {
@@ -78,6 +82,7 @@ impl Connection {
             losses: AtomicU64::new(0),
             reason: Mutex::new(reason),
             denied: watch::Sender::default(),
+            unnoticed_max: options.ping_interval.saturating_mul(UNNOTICED_PINGS),
         });
         let inbox_prefix = options.inbox_prefix.as_str().into();
         let client = client_options(options, &notes)
@@ -217,6 +222,10 @@ impl Transport for Connection {
 
     fn inbox(&self) -> String {
         format!("{}.{}", self.inbox_prefix, proof::nonce())
+    }
+
+    fn unnoticed_max(&self) -> Duration {
+        self.notes.unnoticed_max
     }
 
     fn denied(&self) -> Option<watch::Receiver<BTreeSet<String>>> {

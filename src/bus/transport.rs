@@ -36,6 +36,11 @@ pub trait Transport: Send + Sync + 'static {
         None
     }
 
+    /// Longest time for which the connection may be dead before the link says so.
+    fn unnoticed_max(&self) -> Duration {
+        Duration::from_secs(30)
+    }
+
     /// Streams, where messages can be kept at all. A server that has none answers every call with
     /// [`Error::NoStorage`].
     fn storage(&self) -> Option<&dyn Storage> {

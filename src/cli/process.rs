@@ -12,6 +12,7 @@ use tracing_subscriber::EnvFilter;
 const REST: Duration = Duration::from_secs(1);
 
 /// Exit codes of a process that would not wait for its own orderly end.
+const HUNG_UP: u8 = 129;
 const INTERRUPTED: u8 = 130;
 const TERMINATED: u8 = 143;
 
@@ -62,21 +63,46 @@ pub fn run_to_end(life: impl Future<Output = anyhow::Result<ExitCode>>) -> anyho
     ended
 }
 
-/// SIGINT and SIGTERM as the exit codes that a process has that ends by them.
+/// SIGINT, SIGTERM and SIGHUP as the exit codes that a process has that ends by them.
+///
+/// A terminal that is closed hangs up on us and not on our children, which have groups of their own. A SIGHUP that we were
+/// started to ignore (nohup) stays ignored; so does its default where that cannot be known.
 pub fn signals() -> anyhow::Result<impl Stream<Item = u8> + Unpin> {
+    let mut hang_up = match std::fs::read_to_string("/proc/self/status") {
+        Ok(status) if !ignores_hang_up(&status) => {
+            Some(signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?)
+        }
+        _ => None,
+    };
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     Ok(stream::poll_fn(move |cx| {
         if interrupt.poll_recv(cx).is_ready() {
             return Poll::Ready(Some(INTERRUPTED));
         }
+        if hang_up.as_mut().is_some_and(|hang_up| hang_up.poll_recv(cx).is_ready()) {
+            return Poll::Ready(Some(HUNG_UP));
+        }
         terminate.poll_recv(cx).map(|_| Some(TERMINATED))
     }))
+}
+
+/// From the kernel's account of a process: a mask of its ignored signals, in hexadecimal, the first one in the last bit.
+fn ignores_hang_up(status: &str) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hang_up_that_is_ignored_is_read_from_the_kernels_account() {
+        assert!(ignores_hang_up("Name:\tpmp\nSigIgn:\t0000000000001001\nSigCgt:\t0000000000000000\n"));
+        assert!(!ignores_hang_up("Name:\tpmp\nSigIgn:\t0000000000001000\nSigCgt:\t0000000000000001\n"));
+        assert!(!ignores_hang_up(""));
+    }
 
     #[test]
     fn two_lives_of_a_process_have_two_names() {

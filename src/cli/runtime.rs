@@ -105,14 +105,17 @@ fn options(args: &Args) -> anyhow::Result<Options> {
         None => None,
     };
     let labels = filled(&args.labels);
-    Ok(Options {
+    let options = Options {
         labels: Labels::carried(labels.iter().map(String::as_str)).context("--label")?,
         prefix: args.nats.prefix()?,
         session,
         concurrency: Some(args.concurrency),
         heartbeat: args.heartbeat,
         ..Options::new(&who)
-    })
+    };
+    // A name is made to fit.
+    options.check().context("--heartbeat")?;
+    Ok(options)
 }
 
 fn work(args: &Args) -> anyhow::Result<Exec> {
@@ -174,6 +177,7 @@ mod tests {
             ("--session=a.b", "--session"),
             ("--label=lonely", "--label"),
             ("--subject-prefix=a..b", "--subject-prefix"),
+            ("--heartbeat=100h", "--heartbeat"),
         ] {
             let error = options(&line(&[argument]).unwrap()).unwrap_err();
             assert!(format!("{error:#}").starts_with(flag), "{error:#}");

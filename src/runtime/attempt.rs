@@ -1,6 +1,7 @@
 //! One attempt, from the offer to the report that somebody took.
 
 use std::{
+    any::Any,
     panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
@@ -20,6 +21,7 @@ use super::{
     wire::{Granted, Offer, Taken},
     work::{Handle, Job, Outcome, Work},
 };
+use crate::bus;
 
 /// Longest time for which an attempt is asked for, where the target names none.
 const ASK_MAX: Duration = Duration::from_mins(1);
@@ -87,7 +89,6 @@ impl<W: Work> Desk<W> {
                 Granted::Nobody | Granted::Unsent => {}
             }
             tokio::select! {
-                () = self.stages.over.cancelled() => return false,
                 () = self.stages.stopping.cancelled() => {}
                 () = sleep(pause) => pause = (pause * 2).min(SAY_AGAIN_MAX),
             }
@@ -114,7 +115,7 @@ impl<W: Work> Desk<W> {
         tokio::pin!(work);
         let outcome = loop {
             tokio::select! {
-                outcome = &mut work => break outcome.unwrap_or_else(|_| Outcome::failed("the runtime's work panicked")),
+                outcome = &mut work => break outcome.unwrap_or_else(|panic| panicked(&*panic)),
                 Ok(()) = progressed.changed() => {
                     is_news = true;
                     continue;
@@ -131,34 +132,50 @@ impl<W: Work> Desk<W> {
         let outcome = match outcome {
             // Nobody took the phase back: whoever reads this should know why it did not end.
             Outcome::Cancelled if self.stages.stopping.is_cancelled() => Outcome::failed("the runtime was stopped"),
-            outcome => outcome,
+            outcome => outcome.bounded(),
         };
-        lock(&self.ledger).ended(&key, outcome.clone(), Instant::now());
+        lock(&self.ledger).ended(&key, outcome.clone());
         Known { key, phase: job.phase.clone(), what: KnownWhat::Ended(outcome) }
     }
 
     /// Says it until the bus takes it, or the runtime is over: nobody else knows how this attempt ended.
     async fn say_until_taken(&self, known: &Known) {
-        let mut pause = SAY_AGAIN_FIRST;
+        let (mut pause, mut unconfirmed) = (SAY_AGAIN_FIRST, 0);
         loop {
-            match self.wire.conclude(known).await {
+            if self.stages.over.is_cancelled() {
+                return;
+            }
+            match self.wire.conclude(known, unconfirmed).await {
                 Ok(taken) => {
+                    let now = Instant::now();
                     let said = match taken {
-                        Taken::Plain => Said::Plain(Instant::now()),
+                        Taken::Plain => Said::Plain(now),
                         Taken::Kept => Said::Kept,
                     };
-                    return lock(&self.ledger).said(&known.key, said);
+                    return lock(&self.ledger).said(&known.key, said, now);
                 }
                 Err(error) => {
+                    unconfirmed += u32::from(matches!(error, bus::Error::Timeout { .. }));
                     tracing::warn!(phase = %known.phase, %error, "a final report was not taken and is said again");
                 }
             }
-            tokio::select! {
-                () = self.stages.over.cancelled() => return,
-                () = sleep(pause) => pause = (pause * 2).min(SAY_AGAIN_MAX),
-            }
+            sleep(pause).await;
+            pause = (pause * 2).min(SAY_AGAIN_MAX);
         }
     }
+}
+
+/// A panic as the end of an attempt, with its words where it has any.
+pub(super) fn panicked(panic: &(dyn Any + Send)) -> Outcome {
+    match panic_text(panic) {
+        Some(text) => Outcome::failed(format!("the runtime's work panicked: {text}")),
+        None => Outcome::failed("the runtime's work panicked"),
+    }
+}
+
+/// What `panic!` was given, which is a text but for `panic_any`.
+pub(super) fn panic_text(panic: &(dyn Any + Send)) -> Option<&str> {
+    panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str))
 }
 
 fn running(job: &Job, progress: Option<String>) -> Known {

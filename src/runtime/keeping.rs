@@ -1,7 +1,7 @@
 //! Whether a stream keeps what we report, asked of the bus no more often than it can change.
 //!
-//! The answer is an economy: a wrong yes is mended by the publish that fails, a wrong no costs the confirmation of a
-//! report that is said all the same.
+//! The answer is an economy: a wrong yes is mended by the publish that fails or stays without an answer, a wrong no costs
+//! the confirmation of a report that is said all the same.
 
 use std::time::{Duration, Instant};
 
@@ -52,6 +52,11 @@ impl Keeping {
         };
         *known = Some(Answer { epoch, keeps, at: Instant::now() });
         keeps
+    }
+
+    /// It may be gone: whoever wants to know asks again.
+    pub async fn forget(&self) {
+        *self.0.lock().await = None;
     }
 
     /// A stream that was there did not take a message.

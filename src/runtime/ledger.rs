@@ -15,8 +15,11 @@ use crate::{engine::AttemptToken, manifest::PhaseId, protocol::SessionId};
 
 /// How long the outcome of an attempt is known (design, section 7).
 pub const OUTCOMES_KEPT_FOR: Duration = Duration::from_hours(1);
-/// Most outcomes known at once; some 400 bytes each, so 40 MB in the worst case. The oldest go first.
+/// Most outcomes known at once, the oldest go first; some 400 bytes each, and 1 KiB more with the longest message: 150 MB
+/// in the worst case.
 pub const OUTCOMES_MAX: usize = 100_000;
+/// Ends that nobody was told of, past which nothing new is taken: they are never dropped.
+pub const UNSAID_MAX: usize = 10_000;
 
 /// One attempt in one session. Tokens are unique by themselves; the session keeps a peer's made-up ones apart.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -100,13 +103,15 @@ pub enum Said {
 pub struct Ledger {
     own_name: String,
     entries: HashMap<Key, Entry>,
-    /// Ended ones by age.
-    ended: VecDeque<(Instant, Key)>,
+    /// Ends that were told, by the time of that.
+    told: VecDeque<(Instant, Key)>,
+    /// Ends that were not.
+    unsaid: usize,
 }
 
 impl Ledger {
     pub fn new(own_name: &str) -> Self {
-        Self { own_name: own_name.to_owned(), entries: HashMap::new(), ended: VecDeque::new() }
+        Self { own_name: own_name.to_owned(), entries: HashMap::new(), told: VecDeque::new(), unsaid: 0 }
     }
 
     pub fn offered(&self, key: &Key) -> Offered {
@@ -140,32 +145,47 @@ impl Ledger {
         }
     }
 
-    /// It ended. Outcomes past their time or number are dropped here.
-    pub fn ended(&mut self, key: &Key, outcome: Outcome, now: Instant) {
-        if let Some(entry) = self.entries.get_mut(key) {
+    /// It ended. Until it is told it is not dropped: nobody else knows.
+    pub fn ended(&mut self, key: &Key, outcome: Outcome) {
+        if let Some(entry) = self.entries.get_mut(key)
+            && !matches!(entry.stage, Stage::Ended { .. })
+        {
             entry.stage = Stage::Ended { outcome, said: Said::NotYet };
-            self.ended.push_back((now, key.clone()));
-        }
-        while let Some((at, oldest)) = self.ended.front() {
-            if self.ended.len() <= OUTCOMES_MAX && now.saturating_duration_since(*at) <= OUTCOMES_KEPT_FOR {
-                break;
-            }
-            self.entries.remove(oldest);
-            self.ended.pop_front();
+            self.unsaid += 1;
         }
     }
 
-    /// Its end was told.
-    pub fn said(&mut self, key: &Key, how: Said) {
+    /// Its end was told. Those past their time or number are dropped here.
+    pub fn said(&mut self, key: &Key, how: Said, now: Instant) {
         if let Some(Entry { stage: Stage::Ended { said, .. }, .. }) = self.entries.get_mut(key) {
+            if *said == Said::NotYet {
+                self.unsaid -= 1;
+                self.told.push_back((now, key.clone()));
+            }
             *said = how;
+        }
+        while let Some((at, oldest)) = self.told.front() {
+            if self.told.len() <= OUTCOMES_MAX && now.saturating_duration_since(*at) <= OUTCOMES_KEPT_FOR {
+                break;
+            }
+            self.entries.remove(oldest);
+            self.told.pop_front();
         }
     }
 
     /// Ends that nobody has been told of yet.
     pub fn unsaid(&self) -> usize {
-        let is_unsaid = |entry: &&Entry| matches!(entry.stage, Stage::Ended { said: Said::NotYet, .. });
-        self.entries.values().filter(is_unsaid).count()
+        self.unsaid
+    }
+
+    /// So many ends wait to be told that nothing more is begun.
+    pub fn is_full(&self) -> bool {
+        self.unsaid >= UNSAID_MAX
+    }
+
+    /// Ends of those that may have been said into a dead connection since this moment.
+    pub fn ends_in_doubt(&self, since: Instant) -> usize {
+        self.in_doubt(since).iter().filter(|known| matches!(known.what, KnownWhat::Ended(_))).count()
     }
 
     /// What may have been said into a dead connection since this moment: everything that runs, and every end that no
@@ -266,7 +286,7 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
-        ledger.ended(&key("a"), done(), Instant::now());
+        ledger.ended(&key("a"), done());
         assert!(matches!(ledger.offered(&key("a")), Offered::Known(Known { what: KnownWhat::Ended(_), .. })));
     }
 
@@ -282,12 +302,44 @@ mod tests {
     fn outcomes_are_kept_for_an_hour() {
         let mut ledger = Ledger::new("me");
         let start = Instant::now();
-        run(&mut ledger, "a", "p");
-        ledger.ended(&key("a"), done(), start);
-        run(&mut ledger, "b", "p");
-        ledger.ended(&key("b"), done(), start + OUTCOMES_KEPT_FOR + Duration::from_secs(1));
+        for (token, told) in [("a", start), ("b", start + OUTCOMES_KEPT_FOR + Duration::from_secs(1))] {
+            run(&mut ledger, token, "p");
+            ledger.ended(&key(token), done());
+            ledger.said(&key(token), Said::Kept, told);
+        }
         assert_eq!(ledger.offered(&key("a")), Offered::New);
         assert!(matches!(ledger.offered(&key("b")), Offered::Known(_)));
+    }
+
+    #[test]
+    fn what_nobody_was_told_of_is_kept_until_somebody_is_and_an_hour_from_then() {
+        let mut ledger = Ledger::new("me");
+        let (start, hour) = (Instant::now(), OUTCOMES_KEPT_FOR + Duration::from_secs(1));
+        for token in ["untold", "first", "second", "third"] {
+            run(&mut ledger, token, "p");
+            ledger.ended(&key(token), done());
+        }
+        ledger.said(&key("first"), Said::Kept, start);
+        ledger.said(&key("second"), Said::Kept, start + hour);
+        assert!(matches!(ledger.offered(&key("untold")), Offered::Known(_)), "nobody else knows how it ended");
+        assert_eq!((ledger.offered(&key("first")), ledger.unsaid()), (Offered::New, 2));
+        ledger.said(&key("untold"), Said::Kept, start + hour);
+        ledger.said(&key("third"), Said::Kept, start + hour + OUTCOMES_KEPT_FOR / 2);
+        assert!(matches!(ledger.offered(&key("untold")), Offered::Known(_)), "told a moment ago");
+        assert_eq!(ledger.unsaid(), 0);
+    }
+
+    #[test]
+    fn with_too_many_ends_untold_nothing_more_is_begun() {
+        let mut ledger = Ledger::new("me");
+        for n in 0..UNSAID_MAX {
+            assert!(!ledger.is_full());
+            run(&mut ledger, &n.to_string(), "p");
+            ledger.ended(&key(&n.to_string()), done());
+        }
+        assert!(ledger.is_full());
+        ledger.said(&key("0"), Said::Kept, Instant::now());
+        assert!(!ledger.is_full());
     }
 
     #[test]
@@ -297,17 +349,17 @@ mod tests {
         let late = start + Duration::from_mins(1);
         for (token, said) in [("old", Said::Plain(start)), ("new", Said::Plain(late)), ("kept", Said::Kept)] {
             run(&mut ledger, token, token);
-            ledger.ended(&key(token), done(), start);
-            ledger.said(&key(token), said);
+            ledger.ended(&key(token), done());
+            ledger.said(&key(token), said, start);
         }
         run(&mut ledger, "unsaid", "unsaid");
-        ledger.ended(&key("unsaid"), done(), start);
+        ledger.ended(&key("unsaid"), done());
         run(&mut ledger, "running", "running");
         ledger.ask(key("asked"), &id("asked"));
         let mut doubtful: Vec<_> = ledger.in_doubt(late).into_iter().map(|known| known.phase.to_string()).collect();
         doubtful.sort();
         assert_eq!(doubtful, ["new", "running"]);
-        assert_eq!(ledger.unsaid(), 1);
+        assert_eq!((ledger.unsaid(), ledger.ends_in_doubt(late)), (1, 1));
     }
 
     #[test]
@@ -332,7 +384,7 @@ mod tests {
         run(&mut ledger, "a", "p");
         run(&mut ledger, "b", "q");
         ledger.ask(key("c"), &id("r"));
-        ledger.ended(&key("b"), done(), Instant::now());
+        ledger.ended(&key("b"), done());
         let session = SessionId::new("s").unwrap();
         assert_eq!(ledger.report(&session, &Scope::default()).len(), 2);
         let one = Scope { phase: Some(id("q")), ..Scope::default() };

@@ -4,6 +4,7 @@
 //! says again what it may have said into the void; the operator knows repeats for what they are.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -17,11 +18,12 @@ use crate::{
     protocol::{Channel, headers},
 };
 
-/// How long a connection may have been dead before that was noticed: three pings of five seconds, and some.
-const UNNOTICED_MAX: Duration = Duration::from_secs(30);
 /// How long a proof may take, and how long to wait before the next try.
 const PROOF_MAX: Duration = Duration::from_secs(5);
 const PROOF_RETRY: Duration = Duration::from_secs(2);
+/// The same of a farewell, which has less time.
+const FAREWELL_PROOF_MAX: Duration = Duration::from_secs(2);
+const FAREWELL_RETRY: Duration = Duration::from_millis(200);
 
 /// What a runtime listens to.
 #[derive(Debug, Clone)]
@@ -31,10 +33,10 @@ pub(super) struct Ears {
 }
 
 /// Keeps `standing` true for as long as the bus lives, and says again what a lost connection may have swallowed.
-pub(super) async fn watch(wire: Wire, ledger: Arc<Mutex<Ledger>>, ears: Ears, standing: watch::Sender<Standing>) {
+pub(super) async fn watch(wire: Wire, ledger: Arc<Mutex<Ledger>>, ears: Ears, standing: &watch::Sender<Standing>) {
     let mut link = wire.bus.link();
     let mut refusals = wire.bus.denied();
-    let (mut epoch, mut lost_at) = (None, None);
+    let (mut epoch, mut lost_at, mut named) = (None, None, BTreeSet::new());
     loop {
         let seen = link.borrow_and_update().clone();
         let now = match seen.state {
@@ -45,7 +47,7 @@ pub(super) async fn watch(wire: Wire, ledger: Arc<Mutex<Ledger>>, ears: Ears, st
             LinkState::Connected => {
                 let lost = lost_at.take().unwrap_or_else(Instant::now);
                 if epoch.replace(seen.epoch).is_some_and(|last| last != seen.epoch) {
-                    say_again(&wire, &ledger, lost).await;
+                    say_again(&wire, &ledger, before(&wire, lost)).await;
                 }
                 match prove_replies(&wire).await {
                     Ok(()) => refused(&wire, &ears),
@@ -55,7 +57,8 @@ pub(super) async fn watch(wire: Wire, ledger: Arc<Mutex<Ledger>>, ears: Ears, st
                 }
             }
         };
-        tell(&standing, now, &wire, &ears);
+        tell(standing, now, &wire, &ears);
+        name_refusals(&wire, &mut named);
         let refusal = async {
             match &mut refusals {
                 Some(refusals) => refusals.changed().await,
@@ -75,14 +78,50 @@ pub(super) async fn watch(wire: Wire, ledger: Arc<Mutex<Ledger>>, ears: Ears, st
 }
 
 /// What runs, and every end that was given to the last connection shortly before it was known to be lost.
-async fn say_again(wire: &Wire, ledger: &Mutex<Ledger>, lost_at: Instant) {
-    let since = lost_at.checked_sub(UNNOTICED_MAX).unwrap_or(lost_at);
+async fn say_again(wire: &Wire, ledger: &Mutex<Ledger>, since: Instant) {
     let doubtful = lock(ledger).in_doubt(since);
     if !doubtful.is_empty() {
-        tracing::info!(attempts = doubtful.len(), "the connection is another one: what is known is said again");
+        tracing::info!(attempts = doubtful.len(), "the connection may have been dead: what is known is said again");
     }
     for known in doubtful {
         wire.say(&known).await;
+    }
+}
+
+/// The moment before which a connection that is lost now was well.
+fn before(wire: &Wire, lost_at: Instant) -> Instant {
+    lost_at.checked_sub(wire.bus.unnoticed_max()).unwrap_or(lost_at)
+}
+
+/// Waits until the server has what was said, and says again what it may not have; answers how many ends may have been
+/// said to nobody when the time is over.
+///
+/// Published is not sent: an answer to something later says that the server has all of it.
+pub(super) async fn farewell(
+    wire: &Wire,
+    ledger: &Mutex<Ledger>,
+    standing: &watch::Receiver<Standing>,
+    until: tokio::time::Instant,
+) -> usize {
+    let since = before(wire, Instant::now());
+    // Once the other task calls it well again, it has said again whatever the connection before may have swallowed.
+    let mut is_well = !matches!(*standing.borrow(), Standing::Away { .. });
+    loop {
+        if !is_well {
+            say_again(wire, ledger, since).await;
+        }
+        let left = until.saturating_duration_since(tokio::time::Instant::now());
+        match prove_order(wire, FAREWELL_PROOF_MAX.min(left)).await {
+            // Heard and thrown away.
+            Ok(()) if denied_reports(wire).is_empty() => return 0,
+            Ok(()) => return lock(ledger).ends_in_doubt(since),
+            Err(error) if left.is_zero() || lock(ledger).ends_in_doubt(since) == 0 => {
+                tracing::warn!(%error, "whether the last reports arrived is not known");
+                return lock(ledger).ends_in_doubt(since);
+            }
+            Err(_) => is_well = false,
+        }
+        sleep(FAREWELL_RETRY.min(left)).await;
     }
 }
 
@@ -125,11 +164,39 @@ pub(super) async fn prove_order(wire: &Wire, limit: Duration) -> Result<(), bus:
     }
 }
 
-/// Whether the server refused one of our subscriptions.
+/// Whether the server refused one of our subscriptions, or a report: whoever is granted an attempt must be able to say how
+/// it ended.
 fn refused(wire: &Wire, ears: &Ears) -> Standing {
-    let denied = wire.bus.denied().map(|denied| denied.borrow().clone()).unwrap_or_default();
-    let subjects: Vec<String> = ears.patterns.iter().filter(|pattern| denied.contains(*pattern)).cloned().collect();
+    let denied = denied(wire);
+    let mut subjects: Vec<String> = ears.patterns.iter().filter(|pattern| denied.contains(*pattern)).cloned().collect();
+    subjects.extend(denied_reports(wire));
     if subjects.is_empty() { Standing::Listening } else { Standing::Denied { subjects } }
+}
+
+fn denied(wire: &Wire) -> BTreeSet<String> {
+    wire.bus.denied().map(|denied| denied.borrow().clone()).unwrap_or_default()
+}
+
+fn denied_reports(wire: &Wire) -> Vec<String> {
+    denied(wire).into_iter().filter(|subject| is_ours(wire, subject, &[Channel::State])).collect()
+}
+
+/// Whether a runtime publishes there. Nobody but us may ask for a denial of a session that does not exist.
+fn is_ours(wire: &Wire, subject: &str, channels: &[Channel]) -> bool {
+    let of_ours =
+        |(_, channel): &(_, Channel)| channels.contains(channel) && subject != wire.prefix.probe_subject(*channel);
+    wire.prefix.parse(subject).as_ref().is_some_and(of_ours)
+}
+
+/// A denied publish is an error of nobody's call, so it is named here; once a connection.
+fn name_refusals(wire: &Wire, named: &mut BTreeSet<String>) {
+    let denied = denied(wire);
+    named.retain(|subject| denied.contains(subject));
+    for subject in denied {
+        if is_ours(wire, &subject, &[Channel::State, Channel::Ack, Channel::Log]) && named.insert(subject.clone()) {
+            tracing::error!(subject, "the bus denies what a runtime publishes: grant this user the subject");
+        }
+    }
 }
 
 fn tell(standing: &watch::Sender<Standing>, now: Standing, wire: &Wire, ears: &Ears) {
@@ -149,7 +216,7 @@ fn tell(standing: &watch::Sender<Standing>, now: Standing, wire: &Wire, ears: &E
         Standing::Denied { subjects } => {
             tracing::error!(
                 subjects = subjects.join(", "),
-                "the bus denies these: grant this user the subscription; until then no offer is taken"
+                "the bus denies these: grant them to this user; until then no offer is taken"
             );
         }
     }

@@ -11,15 +11,26 @@
 //!
 //! # Write your own
 //!
-//! One method, [`Work::run`]: it gets the phase as a [`Job`], a [`Handle`] to say what it is doing and to hear that it is
+//! One method does it, [`Work::run`]: it gets the phase as a [`Job`], a [`Handle`] to say what it is doing and to hear that it is
 //! to stop, and answers with an [`Outcome`].
 //!
 //! ```
-//! use pmp::runtime::{Handle, Job, Outcome, Work};
+//! use std::borrow::Cow;
+//!
+//! use pmp::runtime::{Decline, Handle, Job, LogLevel, Outcome, Work};
 //!
 //! struct Greeter;
 //!
 //! impl Work for Greeter {
+//!     fn kind(&self) -> Cow<'static, str> {
+//!         "greeter".into()
+//!     }
+//!
+//!     fn judge(&self, job: &Job) -> Result<(), Decline> {
+//!         // A phase of somebody else's work, which nobody would do if it were taken here.
+//!         if job.spec.contains_key("x-greet") { Ok(()) } else { Err(Decline("NoGreeting")) }
+//!     }
+//!
 //!     async fn run(&self, job: &Job, handle: &Handle) -> Outcome {
 //!         let Some(whom) = job.spec.get("x-greet").and_then(|value| value.as_str()) else {
 //!             return Outcome::failed_for_good("x-greet is not a text"); // another attempt would be of no use
@@ -29,7 +40,7 @@
 //!             () = tokio::time::sleep(std::time::Duration::from_millis(10)) => {} // the work
 //!             () = handle.cancelled() => return Outcome::Cancelled,
 //!         }
-//!         handle.log(pmp::protocol::LogLevel::Info, &format!("hello {whom}")).await;
+//!         handle.log(LogLevel::Info, &format!("hello {whom}")).await;
 //!         Outcome::complete()
 //!     }
 //! }
@@ -73,16 +84,21 @@
 //!   [`Job::token`], which is another for each attempt, beside [`Job::phase`], which is not.
 //! - **[`Handle::cancelled`] is not optional for long work.** A phase is taken back when somebody cancels it, when it
 //!   runs out of its time, and when this process drains. Work that does not stop keeps its slot.
-//! - **Work that panics is a failed attempt.** The runtime goes on.
+//! - **Work that panics is a failed attempt**, with the text of the panic as its message. The runtime goes on.
 //! - **Blocking work belongs on a thread of its own** (`tokio::task::spawn_blocking`), or heartbeats stop and the attempt
-//!   is lost.
+//!   is lost. It may have a clone of the [`Handle`], and should look at [`Handle::is_cancelled`].
 //! - **A phase for others is declined by [`Work::judge`]**, which is asked before the operator is; a runtime whose judgment
 //!   differs from that of its peers gives a [`Work::kind`] of its own.
 //!
 //! # How it stands
 //!
 //! [`Runtime::standing`] tells whether offers are heard. [`Runtime::drain`] is how it ends. Dropping a [`Runtime`] is a
-//! crash, as far as the operator is concerned: it notices the silence.
+//! crash, as far as the operator is concerned: what runs is dropped where it stands, nothing is said of it, and the
+//! operator notices the silence.
+//!
+//! # Test it
+//!
+//! [`Trial`] is an attempt without a bus: a [`Job`] and a [`Handle`] for [`Work::run`] alone.
 //!
 //! # Inside
 //!
@@ -103,6 +119,7 @@ mod options;
 mod serve;
 #[cfg(test)]
 mod tests;
+mod trial;
 mod wire;
 mod work;
 
@@ -110,7 +127,15 @@ pub use exec::{Exec, NOTHING_TO_RUN};
 pub use labels::{LabelError, Labels};
 pub use options::{Drained, Options, Standing};
 pub use serve::{Runtime, start};
-pub use work::{Decline, Handle, Job, LINES_BURST, LINES_PER_SECOND, Outcome, Work};
+pub use trial::Trial;
+pub use work::{Decline, Handle, Job, LINE_BYTES_MAX, LINES_BURST, LINES_PER_SECOND, Outcome, TEXT_BYTES_MAX, Work};
+
+/// What the words of a [`Work`] are made of.
+pub use crate::{
+    engine::{AttemptToken, RetryAdvice},
+    manifest::PhaseId,
+    protocol::{LogLevel, Prefix, SessionId},
+};
 
 /// Runs the Rust of the document as tests.
 #[cfg(doctest)]

@@ -3,16 +3,24 @@
 use std::{num::NonZeroUsize, time::Duration};
 
 use super::labels::Labels;
-use crate::protocol::{Prefix, SessionId};
+use crate::{
+    bus,
+    protocol::{Prefix, SessionId},
+};
 
-/// Longest part of a name that its author chooses, in bytes. An operator compares the first 128 of the whole.
-const NAME_BYTES_MAX: usize = 100;
+/// Longest part of a name that its author chooses, in bytes.
+const WHO_BYTES_MAX: usize = 100;
+/// Longest name: two that differ later would be one runtime to the operator.
+const NAME_BYTES_MAX: usize = 128;
+/// Shorter is a flood; longer is no sign of life, and past what a clock counts.
+const HEARTBEAT_MIN: Duration = Duration::from_millis(10);
+const HEARTBEAT_MAX: Duration = Duration::from_hours(24);
 
 /// How a runtime presents itself. [`Options::new`] gives the defaults.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// `x-runtime`: unique to this process, also among those that have ended. The holder of an attempt that asks for it
-    /// again is granted again, so two processes under one name would both run it.
+    /// again is granted again, so two processes under one name would both run it. 1 to 128 bytes, no control characters.
     pub name: String,
     /// Which phases are for this runtime.
     pub labels: Labels,
@@ -22,7 +30,8 @@ pub struct Options {
     pub session: Option<SessionId>,
     /// Attempts at a time; absent is no bound (the laptop, where the operator's `parallelism` is the bound).
     pub concurrency: Option<NonZeroUsize>,
-    /// How often `running` is repeated; announced as `x-heartbeat`. Silence for three of them ends an attempt.
+    /// How often `running` is repeated; announced as `x-heartbeat`. Silence for three of them ends an attempt. 10 ms to a
+    /// day.
     pub heartbeat: Duration,
 }
 
@@ -42,7 +51,7 @@ impl Options {
     /// ```
     pub fn new(who: &str) -> Self {
         let who: String = who.chars().filter(|c| !c.is_control()).collect();
-        let who = &who[..who.floor_char_boundary(NAME_BYTES_MAX)];
+        let who = &who[..who.floor_char_boundary(WHO_BYTES_MAX)];
         Self {
             name: format!("{who}-{:08x}", rand::random::<u32>()),
             labels: Labels::Carried(std::collections::BTreeMap::new()),
@@ -51,6 +60,18 @@ impl Options {
             concurrency: None,
             heartbeat: Self::HEARTBEAT,
         }
+    }
+
+    /// Fails with [`bus::Error::Option`], which names the field, on what an operator would not understand.
+    pub fn check(&self) -> Result<(), bus::Error> {
+        let refuse = |what, detail: &str| Err(bus::Error::Option { what, detail: detail.to_owned() });
+        if self.name.is_empty() || self.name.len() > NAME_BYTES_MAX || self.name.chars().any(char::is_control) {
+            return refuse("Options::name", "a name is 1 to 128 bytes without control characters");
+        }
+        if !(HEARTBEAT_MIN..=HEARTBEAT_MAX).contains(&self.heartbeat) {
+            return refuse("Options::heartbeat", "it is between 10 ms and a day");
+        }
+        Ok(())
     }
 }
 
@@ -70,8 +91,8 @@ pub enum Standing {
 pub struct Drained {
     /// Attempts that did not end within the grace and were told to stop.
     pub stopped: usize,
-    /// Attempts whose end nobody was told of: the bus took nothing, or the work did not stop. The operator notices their
-    /// silence.
+    /// Attempts whose end nobody may have been told of: the bus took nothing, or was dead, or the work did not stop. The
+    /// operator notices their silence.
     pub unsaid: usize,
 }
 
@@ -85,5 +106,25 @@ mod tests {
         assert!(name.len() <= 109, "{name}");
         assert_eq!(name.rsplit('-').next().unwrap().len(), 8);
         assert!(Options::new("a\nb").name.starts_with("ab-"));
+    }
+
+    #[test]
+    fn what_an_operator_would_not_understand_is_refused_by_its_field() {
+        let with = |name: &str, heartbeat| Options { name: name.to_owned(), heartbeat, ..Options::new("a") };
+        let fine = Options::HEARTBEAT;
+        for (options, field) in [
+            (with("", fine), "Options::name"),
+            (with("a\u{7}b", fine), "Options::name"),
+            (with(&"a".repeat(129), fine), "Options::name"),
+            (with("a", Duration::ZERO), "Options::heartbeat"),
+            (with("a", Duration::MAX), "Options::heartbeat"),
+        ] {
+            match options.check() {
+                Err(bus::Error::Option { what, .. }) => assert_eq!(what, field),
+                other => panic!("{options:?}: {other:?}"),
+            }
+        }
+        assert!(Options::new(&"é".repeat(300)).check().is_ok());
+        assert!(with(&"a".repeat(128), HEARTBEAT_MAX).check().is_ok());
     }
 }

@@ -1,26 +1,28 @@
 //! The runtime at work: targets and commands in, one task for each attempt.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use jiff::Timestamp;
 use tokio::{
     sync::{Semaphore, watch},
-    time::timeout,
+    time::{timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    attempt::panic_text,
     keeping::Keeping,
     labels::Labels,
     ledger::{Key, Ledger, Offered},
     link::{self, Ears},
     options::{Drained, Options, Standing},
     wire::{OrderKind, Wire},
-    work::Work,
+    work::{Decline, Job, Work},
 };
 use crate::{
     bus::{self, Bus, Subscription},
@@ -32,10 +34,12 @@ const WAITING_MAX: usize = 1024;
 /// How long work that was told to stop may take, over and above its own grace, and its report to be taken, before its
 /// task is dropped.
 const STOP_MAX: Duration = Duration::from_secs(15);
-/// How long the last reports may take to reach the server.
-const FAREWELL_MAX: Duration = Duration::from_secs(2);
+/// How long the last reports may take to reach the server where all of that was used up.
+const FAREWELL_MIN: Duration = Duration::from_secs(2);
+/// How long tasks that are dropped may take to notice it.
+const DROP_MAX: Duration = Duration::from_millis(500);
 
-/// A runtime at work. Dropped, it stops everything at once; [`Runtime::drain`] is the polite way.
+/// A runtime at work. Dropped, it drops what runs and says nothing of it; [`Runtime::drain`] is the polite way.
 #[derive(Debug)]
 pub struct Runtime {
     bus: BusHandle,
@@ -70,9 +74,11 @@ impl std::fmt::Debug for BusHandle {
 /// When this answers, its subscriptions are made: no target published from now on is missed on an in-process bus. Over
 /// NATS [`Runtime::standing`] tells when it is heard.
 ///
-/// Fails with what [`Bus::subscribe`] fails with: a closed bus, or a connection that took nothing in time.
+/// Fails with what [`Options::check`] and [`Bus::subscribe`] fail with: options that no operator would understand, a closed
+/// bus, a connection that took nothing in time.
 pub async fn start<W: Work>(bus: Bus, options: Options, work: W) -> Result<Runtime, bus::Error> {
-    let group = options.labels.queue_group(work.kind());
+    options.check()?;
+    let group = options.labels.queue_group(&work.kind());
     let subject = |channel| match &options.session {
         Some(session) => options.prefix.subject(session, channel),
         None => options.prefix.pattern(channel),
@@ -103,22 +109,49 @@ pub async fn start<W: Work>(bus: Bus, options: Options, work: W) -> Result<Runti
         work,
         labels: options.labels,
         ledger: Arc::clone(&runtime.ledger),
-        slots: options.concurrency.map(|count| Arc::new(Semaphore::new(count.get()))),
+        slots: options.concurrency.map(|count| Arc::new(Semaphore::new(count.get().min(Semaphore::MAX_PERMITS)))),
         waiting: Arc::new(Semaphore::new(WAITING_MAX)),
         attempts: runtime.attempts.clone(),
         standing: runtime.standing(),
         stages: runtime.stages.clone(),
     });
-    let (wire, ledger) = (desk.wire.clone(), Arc::clone(&runtime.ledger));
-    tokio::spawn(runtime.stages.over.clone().run_until_cancelled_owned(link::watch(wire, ledger, ears, standing_to)));
-    tokio::spawn(desk.listen(targets, controls));
+    let over = runtime.stages.over.clone();
+    tokio::spawn(over.run_until_cancelled_owned(live(desk, ears, targets, controls, standing_to)));
     Ok(runtime)
+}
+
+/// Listens, and tells whether it does, also of the last time that it does not.
+async fn live<W: Work>(
+    desk: Arc<Desk<W>>,
+    ears: Ears,
+    targets: Subscription,
+    controls: Subscription,
+    standing: watch::Sender<Standing>,
+) {
+    let (wire, ledger) = (desk.wire.clone(), Arc::clone(&desk.ledger));
+    let listening = async {
+        tokio::select! {
+            () = link::watch(wire, ledger, ears, &standing) => {}
+            () = desk.listen(targets, controls) => {}
+        }
+    };
+    let why = match AssertUnwindSafe(listening).catch_unwind().await {
+        Ok(()) => "the bus is closed",
+        Err(_) => "it does not listen any more, which is a defect",
+    };
+    tracing::error!(why, "the runtime hears nothing any more; what runs goes on");
+    standing.send_replace(Standing::Away { reason: why.to_owned() });
 }
 
 impl Runtime {
     /// Attempts that run now.
     pub fn running(&self) -> usize {
         lock(&self.ledger).running()
+    }
+
+    #[cfg(test)]
+    pub(super) fn attempts(&self) -> TaskTracker {
+        self.attempts.clone()
     }
 
     /// Whether offers are heard, now and from now on.
@@ -128,35 +161,43 @@ impl Runtime {
 
     /// Takes nothing new, lets what runs finish for `grace`, stops the rest, reports all of it.
     ///
-    /// Takes at most `grace` and some 17 seconds more, which are spent only by work that does not stop and by reports
-    /// that the bus does not take.
+    /// Takes at most `grace` and some 18 seconds more, which are spent only by work that does not stop, by reports that
+    /// the bus does not take, and by a connection that does not prove that it took them.
     pub async fn drain(self, grace: Duration) -> Drained {
         self.stages.closing.cancel();
         self.attempts.close();
         let mut stopped = 0;
-        if timeout(grace, self.attempts.wait()).await.is_err() {
+        let is_quiet = timeout(grace, self.attempts.wait()).await.is_ok();
+        let stop_by = tokio::time::Instant::now() + STOP_MAX;
+        if !is_quiet {
             stopped = self.running();
             self.stages.stopping.cancel();
             lock(&self.ledger).cancel_all();
-            if timeout(STOP_MAX, self.attempts.wait()).await.is_err() {
+            if timeout_at(stop_by, self.attempts.wait()).await.is_err() {
                 tracing::error!(
                     attempts = self.attempts.len(),
                     "attempts that were told to stop do not; they are dropped"
                 );
             }
         }
-        // Published is not sent: an answer to something later says that the server has all of it.
-        if let Err(error) = link::prove_order(&self.bus.0, FAREWELL_MAX).await {
-            tracing::warn!(%error, "whether the last reports arrived is not known");
+        let farewell_by = stop_by.max(tokio::time::Instant::now() + FAREWELL_MIN);
+        let doubtful = link::farewell(&self.bus.0, &self.ledger, &self.standing, farewell_by).await;
+        let unsaid = {
+            let ledger = lock(&self.ledger);
+            doubtful + ledger.unsaid() + ledger.running()
+        };
+        self.stages.over.cancel();
+        if timeout(DROP_MAX, self.attempts.wait()).await.is_err() {
+            tracing::error!(attempts = self.attempts.len(), "attempts that were dropped hold their threads");
         }
-        let ledger = lock(&self.ledger);
-        Drained { stopped, unsaid: ledger.unsaid() + ledger.running() }
+        Drained { stopped, unsaid }
     }
 }
 
 impl Drop for Runtime {
     fn drop(&mut self) {
         self.stages.closing.cancel();
+        // Before work hears that it is to stop, so that nothing it says then is passed on.
         self.stages.over.cancel();
         lock(&self.ledger).cancel_all();
     }
@@ -195,19 +236,17 @@ impl<W: Work> Desk<W> {
             // Commands before targets: a cancel is never overtaken by the offers behind it.
             tokio::select! {
                 biased;
-                () = self.stages.over.cancelled() => return,
                 control = controls.next() => match control {
                     Some(message) => self.obey(&message).await,
-                    None => break,
+                    None => return,
                 },
                 () = self.stages.closing.cancelled(), if is_open => targets = None,
                 target = offer => match target {
                     Some(message) => Self::consider(&self, &message).await,
-                    None => break,
+                    None => return,
                 },
             }
         }
-        tracing::error!("the bus is closed; the runtime hears nothing any more");
     }
 
     async fn obey(&self, message: &bus::Message) {
@@ -234,24 +273,43 @@ impl<W: Work> Desk<W> {
             return;
         }
         let key = Key::of(job);
-        let seen = lock(&this.ledger).offered(&key);
+        let (seen, is_full) = {
+            let ledger = lock(&this.ledger);
+            (ledger.offered(&key), ledger.is_full())
+        };
         match seen {
-            Offered::Pending => return,
             Offered::Known(known) => return this.wire.say(&known).await,
-            Offered::New => {}
+            Offered::New if !is_full => {}
+            Offered::New | Offered::Pending => return,
         }
         let now = Timestamp::now();
         let answered = if offer.not_after.is_some_and(|limit| limit < now) {
             this.wire.decline_expired(job, now).await
-        } else if let Err(decline) = this.work.judge(job) {
+        } else if let Err(decline) = this.judgment(job) {
             this.wire.decline(job, decline.0).await
         } else {
             let cancel = lock(&this.ledger).ask(key, &job.phase);
-            this.attempts.spawn(Arc::clone(this).attend(offer, cancel));
+            let (over, attempt) = (this.stages.over.clone(), Arc::clone(this).attend(offer, cancel));
+            this.attempts.spawn(async move {
+                tokio::select! {
+                    biased;
+                    () = over.cancelled() => {}
+                    () = attempt => {}
+                }
+            });
             Ok(())
         };
         if let Err(error) = answered {
             tracing::debug!(%error, "a decline was lost; the offer comes again");
         }
+    }
+
+    /// The work's own, which must not end the only task that listens.
+    fn judgment(&self, job: &Job) -> Result<(), Decline> {
+        catch_unwind(AssertUnwindSafe(|| self.work.judge(job))).unwrap_or_else(|panic| {
+            let text = panic_text(&*panic).unwrap_or("it does not say why");
+            tracing::error!(phase = %job.phase, panic = text, "the judgment of the runtime's work panicked");
+            Err(Decline("Panicked"))
+        })
     }
 }

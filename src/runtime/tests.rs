@@ -1,5 +1,7 @@
 //! The runtime over the in-process bus, against an operator that says what the test tells it to.
 
+mod exec;
+
 use std::{
     collections::BTreeMap,
     num::NonZeroUsize,
@@ -13,11 +15,17 @@ use std::{
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use tokio::{sync::Notify, time::timeout};
+use tokio::{
+    sync::{Notify, watch},
+    time::timeout,
+};
 
-use super::{Decline, Exec, Handle, Job, Labels, Options, Outcome, Runtime, Work, exec::Commands, start};
+use super::{
+    Decline, Exec, Handle, Job, LINES_BURST, LINES_PER_SECOND, Labels, Options, Outcome, Runtime, Standing,
+    TEXT_BYTES_MAX, Trial, Work, exec::Commands, start,
+};
 use crate::{
-    bus::{Bus, Message, Subscription},
+    bus::{Answer, Bus, Link, Message, Source, Subscription, Transport},
     engine::ReportStatus,
     protocol::{AckMessage, Channel, GrantMessage, LogMessage, Prefix, SessionId, StateMessage},
 };
@@ -114,17 +122,21 @@ struct Held {
 }
 
 impl Work for Held {
-    fn kind(&self) -> &'static str {
-        "test"
+    fn kind(&self) -> std::borrow::Cow<'static, str> {
+        "test".into()
     }
 
     fn judge(&self, job: &Job) -> Result<(), Decline> {
+        assert!(!job.spec.contains_key("x-panic-early"), "told to panic early");
         if job.spec.contains_key("x-foreign") { Err(Decline("Foreign")) } else { Ok(()) }
     }
 
     async fn run(&self, job: &Job, handle: &Handle) -> Outcome {
         self.begun.fetch_add(1, Ordering::SeqCst);
-        handle.progress("1/2");
+        handle.progress(if job.spec.contains_key("x-long") { "é".repeat(1 << 20) } else { "1/2".to_owned() });
+        if job.spec.contains_key("x-long") {
+            return Outcome::failed("é".repeat(1 << 20));
+        }
         assert!(!job.spec.contains_key("x-panic"), "told to panic");
         tokio::select! {
             () = self.go.notified() => Outcome::Complete { message: "let go".to_owned() },
@@ -276,9 +288,146 @@ async fn work_that_panics_is_a_failed_attempt_and_the_runtime_goes_on() {
     operator.offer("p", "t1", &json!({"x-panic": true})).await;
     operator.grant().await;
     let state = operator.state().await;
-    assert_eq!((state.status, state.message.as_deref()), (ReportStatus::Failed, Some("the runtime's work panicked")));
+    assert_eq!(
+        (state.status, state.message.as_deref()),
+        (ReportStatus::Failed, Some("the runtime's work panicked: told to panic"))
+    );
     operator.offer("p", "t2", &json!({})).await;
     operator.grant().await;
+}
+
+#[tokio::test]
+async fn a_judgment_that_panics_is_a_no_and_the_runtime_listens_on() {
+    let (mut operator, _, runtime) = held(options("a")).await;
+    operator.offer("p", "t1", &json!({"x-panic-early": true})).await;
+    let (ack, reply) = operator.ack().await;
+    assert_eq!((ack.accepted, ack.reason.as_deref(), reply), (false, Some("Panicked"), None));
+    operator.offer("p", "t2", &json!({})).await;
+    operator.grant().await;
+    assert_eq!(*runtime.standing().borrow(), Standing::Listening);
+}
+
+#[tokio::test]
+async fn what_work_says_without_end_is_cut_before_it_is_kept_or_sent() {
+    let (mut operator, _, _runtime) = held(options("a")).await;
+    operator.offer("p", "t", &json!({"x-long": true})).await;
+    operator.grant().await;
+    for _ in 0..2 {
+        let state = operator.state().await;
+        assert_eq!(state.message.map(|text| text.len()), Some(TEXT_BYTES_MAX));
+        operator.control(&json!({"command": "x-report"})).await;
+    }
+}
+
+#[tokio::test]
+async fn progress_that_does_not_fit_into_a_message_ends_no_attempt() {
+    let trial = Trial::of(json!({}));
+    trial.handle.progress("é".repeat(1 << 20));
+    assert_eq!(trial.progress().map(|text| text.len()), Some(TEXT_BYTES_MAX));
+}
+
+#[tokio::test]
+async fn options_that_no_operator_understands_start_nothing() {
+    for options in [options(""), Options { heartbeat: Duration::ZERO, ..options("a") }] {
+        let refused = start(Bus::memory(), options, Held::default()).await;
+        assert!(matches!(refused, Err(crate::bus::Error::Option { .. })), "{refused:?}");
+    }
+}
+
+/// The in-process bus, on which every subscription ends at once.
+struct Closed(Bus);
+
+impl Transport for Closed {
+    fn publish(&self, message: Message) -> Answer<'_, ()> {
+        Box::pin(self.0.publish(message))
+    }
+
+    fn subscribe<'a>(&'a self, _: &'a str, _: Option<&'a str>) -> Answer<'a, Source> {
+        let ended: Source = Box::pin(futures::stream::empty());
+        Box::pin(std::future::ready(Ok(ended)))
+    }
+
+    fn request(&self, message: Message, timeout: Duration) -> Answer<'_, Message> {
+        Box::pin(self.0.request(message, timeout))
+    }
+
+    fn link(&self) -> watch::Receiver<Link> {
+        self.0.link()
+    }
+
+    fn payload_bytes_max(&self) -> usize {
+        self.0.payload_bytes_max()
+    }
+
+    fn inbox(&self) -> String {
+        "inbox".to_owned()
+    }
+}
+
+#[tokio::test]
+async fn a_runtime_that_hears_nothing_any_more_says_so() {
+    let runtime = start(Bus::over(Closed(Bus::memory())), options("a"), Held::default()).await.unwrap();
+    let mut standing = runtime.standing();
+    timeout(DEADLINE, async { while standing.changed().await.is_ok() {} })
+        .await
+        .expect("it tells that it is the last word");
+    assert_eq!(*standing.borrow(), Standing::Away { reason: "the bus is closed".to_owned() });
+}
+
+/// Work that tells when it is dropped, and never stops by itself.
+struct Stubborn(Arc<Notify>);
+
+impl Work for Stubborn {
+    async fn run(&self, _: &Job, _: &Handle) -> Outcome {
+        struct Guard(Arc<Notify>);
+        impl Drop for Guard {
+            fn drop(&mut self) {
+                self.0.notify_one();
+            }
+        }
+        let _guard = Guard(Arc::clone(&self.0));
+        std::future::pending().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_that_does_not_stop_is_dropped_when_the_drain_is_over() {
+    let (bus, dropped) = (Bus::memory(), Arc::new(Notify::new()));
+    let mut operator = Operator::on(&bus).await;
+    let runtime = start(bus, options("a"), Stubborn(Arc::clone(&dropped))).await.unwrap();
+    operator.offer("p", "t", &json!({})).await;
+    operator.grant().await;
+    let drained = runtime.drain(Duration::ZERO).await;
+    assert_eq!((drained.stopped, drained.unsaid), (1, 1));
+    timeout(Duration::from_secs(1), dropped.notified()).await.expect("it is dropped");
+}
+
+#[tokio::test]
+async fn a_runtime_that_is_dropped_drops_its_work_and_says_nothing() {
+    let (mut operator, _work, runtime) = held(options("a")).await;
+    operator.offer("p", "t", &json!({})).await;
+    operator.grant().await;
+    assert_eq!(operator.state().await.progress.as_deref(), Some("1/2"));
+    let attempts = runtime.attempts();
+    drop(runtime);
+    attempts.close();
+    timeout(DEADLINE, attempts.wait()).await.expect("nothing is left of it");
+    assert!(timeout(Duration::from_millis(100), operator.states.next()).await.is_err());
+}
+
+#[tokio::test]
+async fn a_thread_of_the_work_has_a_handle_of_its_own() {
+    let trial = Trial::of(json!({}));
+    let handle = trial.handle.clone();
+    let thread = tokio::task::spawn_blocking(move || {
+        while !handle.is_cancelled() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        handle.progress("stopped");
+    });
+    trial.cancel();
+    thread.await.unwrap();
+    assert_eq!(trial.progress().as_deref(), Some("stopped"));
 }
 
 #[tokio::test]
@@ -302,126 +451,4 @@ async fn what_cannot_be_read_is_passed_over() {
     operator.offer("p", "t", &json!({"selector": {"matchLabels": ["no", "map"]}})).await;
     operator.offer("good", "t2", &json!({})).await;
     assert_eq!(operator.answer(true).await.phase.as_str(), "good");
-}
-
-// The exec work
-
-async fn exec() -> (Operator, Runtime) {
-    let bus = Bus::memory();
-    let operator = Operator::on(&bus).await;
-    let work = Exec { grace: Duration::from_millis(300), ..Exec::on_nats(Commands::InLine) };
-    let runtime = start(bus, options("exec"), work).await.unwrap();
-    (operator, runtime)
-}
-
-fn sh(script: &str) -> Value {
-    json!({"x-exec": {"command": ["sh", "-c", script], "env": {"GREETING": "hello"}}})
-}
-
-/// The final report of one command.
-async fn ending(operator: &mut Operator, spec: &Value) -> StateMessage {
-    operator.offer("p", "t", spec).await;
-    operator.grant().await;
-    operator.state().await
-}
-
-#[tokio::test]
-async fn the_lines_of_a_child_are_log_messages_and_its_success_a_report() {
-    let (mut operator, _runtime) = exec().await;
-    let state = ending(&mut operator, &sh("echo $GREETING $PMP_PHASE_ID; printf last")).await;
-    assert_eq!(state.status, ReportStatus::Complete);
-    assert_eq!([operator.log_line().await, operator.log_line().await], ["hello p", "last"]);
-}
-
-#[tokio::test]
-async fn the_exit_status_or_the_signal_is_the_message_of_a_failure() {
-    let (mut operator, _runtime) = exec().await;
-    let state = ending(&mut operator, &sh("exit 3")).await;
-    assert_eq!((state.status, state.message.as_deref()), (ReportStatus::Failed, Some("exit status 3")));
-    operator.offer("p", "t2", &sh("kill -KILL $$")).await;
-    operator.grant().await;
-    assert_eq!(operator.state().await.message.as_deref(), Some("ended by signal 9"));
-}
-
-#[tokio::test]
-async fn a_command_that_does_not_exist_fails_with_its_name() {
-    let (mut operator, _runtime) = exec().await;
-    let state = ending(&mut operator, &json!({"x-exec": {"command": ["/no/such/program"]}})).await;
-    assert!(state.message.unwrap().contains("/no/such/program"));
-}
-
-#[tokio::test]
-async fn no_shell_is_implied_and_the_working_directory_is_obeyed() {
-    let (mut operator, _runtime) = exec().await;
-    let spec = json!({"x-exec": {"command": ["pwd"], "workingDir": "/"}});
-    assert_eq!(ending(&mut operator, &spec).await.status, ReportStatus::Complete);
-    assert_eq!(operator.log_line().await, "/");
-    operator.offer("p", "t2", &json!({"x-exec": {"command": ["echo", "$HOME;", "ls"]}})).await;
-    operator.grant().await;
-    assert_eq!(operator.log_line().await, "$HOME; ls");
-}
-
-#[tokio::test]
-async fn the_runtimes_own_environment_stays_its_own_on_nats() {
-    let (mut operator, _runtime) = exec().await;
-    // Cargo sets this for every test.
-    assert!(std::env::var_os("CARGO_PKG_NAME").is_some());
-    ending(&mut operator, &sh("echo \"<$CARGO_PKG_NAME>\"")).await;
-    assert_eq!(operator.log_line().await, "<>");
-}
-
-#[tokio::test]
-async fn a_cancel_stops_the_child_and_its_children_even_if_they_ignore_sigterm() {
-    let (mut operator, _runtime) = exec().await;
-    operator.offer("p", "t", &sh("trap '' TERM; (trap '' TERM; echo $$; sleep 600) & wait; sleep 600")).await;
-    operator.grant().await;
-    let group = operator.log_line().await;
-    operator.control(&json!({"command": "cancel", "x-phaseId": "p"})).await;
-    let state = operator.state().await;
-    assert_eq!((state.status, state.message.as_deref()), (ReportStatus::Failed, Some("cancelled")));
-    let group = rustix::process::Pid::from_raw(group.trim().parse().unwrap()).unwrap();
-    // Killed members are gone once init has collected them.
-    timeout(DEADLINE, async {
-        while rustix::process::test_kill_process_group(group).is_ok() && any_alive(group) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await
-    .expect("nobody is left in the group");
-}
-
-/// Whether a member of the group is more than a corpse that nobody has collected.
-fn any_alive(group: rustix::process::Pid) -> bool {
-    let members = std::process::Command::new("ps").args(["-eo", "pgid=,stat="]).output().unwrap();
-    let wanted = group.as_raw_nonzero().to_string();
-    String::from_utf8_lossy(&members.stdout).lines().any(|line| {
-        let mut words = line.split_whitespace();
-        words.next() == Some(wanted.as_str()) && !words.next().unwrap_or("").starts_with('Z')
-    })
-}
-
-#[tokio::test]
-async fn a_child_that_leaves_something_behind_does_not_keep_its_phase_open() {
-    let (mut operator, _runtime) = exec().await;
-    let state = ending(&mut operator, &sh("sleep 600 & echo $!")).await;
-    assert_eq!(state.status, ReportStatus::Complete);
-    let pid = rustix::process::Pid::from_raw(operator.log_line().await.parse().unwrap()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-}
-
-#[tokio::test]
-async fn a_flood_of_output_is_cut_and_its_size_told() {
-    let (mut operator, _runtime) = exec().await;
-    let state = ending(&mut operator, &sh("i=0; while [ $i -lt 4000 ]; do echo $i; i=$((i+1)); done")).await;
-    assert_eq!(state.status, ReportStatus::Complete);
-    let mut lines = 0;
-    while let Ok(Some(message)) = timeout(Duration::from_millis(200), operator.logs.next()).await {
-        let line = LogMessage::parse(&message.body).unwrap().message;
-        if line.contains("lines dropped") {
-            return;
-        }
-        lines += 1;
-        assert!(lines <= 4_000);
-    }
-    panic!("{lines} lines came and none said that others were dropped");
 }

@@ -22,8 +22,8 @@ use crate::{
 
 /// How long an ack waits for its grant before it is asked again.
 const GRANT_WAIT: Duration = Duration::from_secs(2);
-/// Longest message of a report in bytes; the operator keeps less.
-const MESSAGE_BYTES_MAX: usize = 1024;
+/// Confirmations of one report that may stay out before it is published plainly: a stream that is gone answers nothing.
+const UNCONFIRMED_MAX: u32 = 2;
 
 /// The bus, under one name and one prefix.
 #[derive(Clone)]
@@ -151,11 +151,13 @@ impl Wire {
 
     /// Says how an attempt ended: through a stream that confirms it, where there is one, else as any report.
     ///
-    /// Who is subscribed hears it either way, so a stream that is full, gone or denied costs nothing but the certainty.
-    pub async fn conclude(&self, known: &Known) -> Result<Taken, bus::Error> {
+    /// Who is subscribed hears it either way, so a stream that is full, gone or denied costs nothing but the certainty;
+    /// one that has not answered so often is not waited for again.
+    pub async fn conclude(&self, known: &Known, unconfirmed: u32) -> Result<Taken, bus::Error> {
         let state = self.state(known, Timestamp::now());
         let message = self.message(&known.key.session, Channel::State, state.to_bytes());
-        if let Some(storage) = self.bus.storage()
+        if unconfirmed < UNCONFIRMED_MAX
+            && let Some(storage) = self.bus.storage()
             && self.keeping.keeps(&self.bus, storage, &message.subject).await
         {
             match storage.publish(message.clone()).await {
@@ -164,7 +166,10 @@ impl Wire {
                     tracing::warn!(phase = %known.phase, %error, "no stream took a final report; it is published plainly");
                     self.keeping.lost(&self.bus).await;
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    self.keeping.forget().await;
+                    return Err(error);
+                }
             }
         }
         self.bus.publish(message).await.map(|()| Taken::Plain)
@@ -190,11 +195,11 @@ impl Wire {
             }
             KnownWhat::Ended(Outcome::Complete { message }) => {
                 state.status = ReportStatus::Complete;
-                state.message = cut(message);
+                state.message = some(message);
             }
             KnownWhat::Ended(Outcome::Failed { message, retry }) => {
                 state.status = ReportStatus::Failed;
-                state.message = cut(message);
+                state.message = some(message);
                 match retry {
                     RetryAdvice::AsConfigured => {}
                     RetryAdvice::Never => state.retryable = Some(false),
@@ -273,6 +278,6 @@ fn selector(value: Option<&Value>) -> Option<BTreeMap<String, String>> {
     labels.as_object()?.iter().map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
 }
 
-fn cut(message: &str) -> Option<String> {
-    (!message.is_empty()).then(|| message[..message.floor_char_boundary(MESSAGE_BYTES_MAX)].to_owned())
+fn some(message: &str) -> Option<String> {
+    (!message.is_empty()).then(|| message.to_owned())
 }

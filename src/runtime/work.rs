@@ -3,8 +3,9 @@
 //! Nothing here knows targets, acks or grants: when [`Work::run`] is called, the attempt is bound to this runtime.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -22,13 +23,14 @@ use crate::{
 /// What a runtime does with phases. One method to write; the rest of the protocol is [`super::start`]'s.
 pub trait Work: Send + Sync + 'static {
     /// One word for this kind of work (`exec`, `jobs`): part of the queue group, so that of runtimes with the same
-    /// labels only those that can do the same share offers. Give it where [`Work::judge`] is more than yes.
-    fn kind(&self) -> &'static str {
-        "work"
+    /// labels only those that can do the same share offers. Asked once, at the start. Give it where [`Work::judge`] is
+    /// more than yes.
+    fn kind(&self) -> Cow<'static, str> {
+        "work".into()
     }
 
     /// Whether this phase can be done here at all. Asked once per offer, before the ack; answer at once. Yes, unless
-    /// written otherwise.
+    /// written otherwise; a panic is a no, `Panicked`.
     fn judge(&self, job: &Job) -> Result<(), Decline> {
         let _ = job;
         Ok(())
@@ -58,12 +60,15 @@ pub struct Job {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Decline(pub &'static str);
 
-/// How an attempt ended.
+/// Longest message or progress that is kept and sent, in bytes; what is over is cut. The operator keeps less.
+pub const TEXT_BYTES_MAX: usize = 1024;
+
+/// How an attempt ended. Of its message [`TEXT_BYTES_MAX`] are kept and sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// With a word for people, or none.
     Complete { message: String },
-    /// With the reason for people (1 KiB of it is sent), and whether and when another attempt is of use.
+    /// With the reason for people, and whether and when another attempt is of use.
     Failed { message: String, retry: RetryAdvice },
     /// Told to stop, and stopped: reported as `failed`, "cancelled".
     Cancelled,
@@ -84,10 +89,38 @@ impl Outcome {
     pub fn failed_for_good(message: impl Into<String>) -> Self {
         Self::Failed { message: message.into(), retry: RetryAdvice::Never }
     }
+
+    /// Trying again before so long has passed cannot help. If it is tried again at all is the phase's `retry`.
+    pub fn failed_for_now(message: impl Into<String>, retry_after: Duration) -> Self {
+        Self::Failed { message: message.into(), retry: RetryAdvice::After(retry_after) }
+    }
+
+    /// With no more text than is kept.
+    pub(super) fn bounded(self) -> Self {
+        match self {
+            Self::Complete { message } => Self::Complete { message: bounded(message) },
+            Self::Failed { message, retry } => Self::Failed { message: bounded(message), retry },
+            Self::Cancelled => Self::Cancelled,
+        }
+    }
 }
 
-/// What work may say while it runs, and how it learns that it is to stop.
-pub struct Handle {
+/// The first [`TEXT_BYTES_MAX`] of a text, and no room for more.
+fn bounded(mut text: String) -> String {
+    if text.len() > TEXT_BYTES_MAX {
+        text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
+        text.shrink_to_fit();
+    }
+    text
+}
+
+/// What work may say while it runs, and how it learns that it is to stop. Cloning is a reference count, so that threads of
+/// the work may have one too; a clone that outlives the attempt says nothing that counts.
+#[derive(Clone)]
+pub struct Handle(Arc<Ties>);
+
+/// What ties an attempt to its runtime.
+struct Ties {
     wire: Wire,
     session: SessionId,
     phase: PhaseId,
@@ -104,32 +137,37 @@ impl Handle {
         progress: watch::Sender<Option<String>>,
         now: Instant,
     ) -> Self {
-        Self {
+        Self(Arc::new(Ties {
             wire,
             session: job.session.clone(),
             phase: job.phase.clone(),
             cancel,
             progress,
             budget: Mutex::new(LogBudget::new(now)),
-        }
+        }))
     }
 
     /// Resolves when the attempt is to stop.
     pub async fn cancelled(&self) {
-        self.cancel.cancelled().await;
+        self.0.cancel.cancelled().await;
+    }
+
+    /// Whether the attempt is to stop: for a thread that blocks, to ask now and then.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.cancel.is_cancelled()
     }
 
     /// A short word such as `3/7` or `40%`, shown beside the phase (`x-progress`). The latest one wins; goes out with
     /// the next `running`, at the latest half a second from now.
     pub fn progress(&self, text: impl Into<String>) {
-        self.progress.send_replace(Some(text.into()));
+        self.0.progress.send_replace(Some(bounded(text.into())));
     }
 
     /// One line for `.log`. Past [`LINES_BURST`] at once and [`LINES_PER_SECOND`] after that, lines are dropped and
     /// their number is told in their place, so that one loud child cannot starve the bus. A line that the bus does not
-    /// take is lost: logs are not worth an attempt.
+    /// take is lost: logs are not worth an attempt. Of a line [`LINE_BYTES_MAX`] are sent.
     pub async fn log(&self, level: LogLevel, line: &str) {
-        let verdict = self.budget.lock().unwrap_or_else(PoisonError::into_inner).spend(Instant::now());
+        let verdict = self.0.budget.lock().unwrap_or_else(PoisonError::into_inner).spend(Instant::now());
         match verdict {
             Spent::Dropped => {}
             Spent::Sent { dropped_before: 0 } => self.send(level, line).await,
@@ -142,15 +180,17 @@ impl Handle {
 
     /// Tells how many lines were dropped since the last one that went out. Called once, when the work has ended.
     pub(super) async fn close_log(&self) {
-        let dropped = std::mem::take(&mut self.budget.lock().unwrap_or_else(PoisonError::into_inner).dropped);
+        let dropped = std::mem::take(&mut self.0.budget.lock().unwrap_or_else(PoisonError::into_inner).dropped);
         if dropped > 0 {
             self.send(LogLevel::Warning, &dropped_line(dropped)).await;
         }
     }
 
     async fn send(&self, level: LogLevel, line: &str) {
-        if let Err(error) = self.wire.log(&self.session, &self.phase, level, line).await {
-            tracing::debug!(phase = %self.phase, %error, "a log line was lost");
+        let Ties { wire, session, phase, .. } = &*self.0;
+        let line = &line[..line.floor_char_boundary(LINE_BYTES_MAX)];
+        if let Err(error) = wire.log(session, phase, level, line).await {
+            tracing::debug!(%phase, %error, "a log line was lost");
         }
     }
 }
@@ -163,6 +203,8 @@ fn dropped_line(count: u64) -> String {
 pub const LINES_BURST: u32 = 1_000;
 /// Lines a second after that; at 100 bytes a line some 20 kB/s for each of hundreds of runtimes.
 pub const LINES_PER_SECOND: u32 = 200;
+/// Longest line of a log that is sent, in bytes; what is over is cut. Half of what the operator's stream takes.
+pub const LINE_BYTES_MAX: usize = 8 * 1024;
 
 /// A token bucket that counts what it refused.
 #[derive(Debug)]

@@ -165,10 +165,12 @@ async fn the_least_runtime_of_the_documents_runs_an_offer_once_and_says_so_again
     let client = async_nats::connect(&server.url).await.unwrap();
     let mut acks = client.subscribe("plan.session.s1.ack").await.unwrap();
     let mut states = client.subscribe("plan.session.s1.state").await.unwrap();
-    let target = |labels: Value, token: &str| {
-        let spec = json!({"selector": labels, "x-greet": token});
+    let offer = |spec: Value, token: &str, not_after: &str| {
         let phase = json!({"kind": "Phase", "id": "p", "spec": spec});
-        json!({"phaseId": "p", "reason": "", "x-attempt": token, "x-phase": phase}).to_string()
+        json!({"phaseId": "p", "reason": "", "x-attempt": token, "x-notAfter": not_after, "x-phase": phase}).to_string()
+    };
+    let target = |labels: Value, token: &str| {
+        offer(json!({"selector": labels, "x-greet": token}), token, "2130-07-19T20:02:00Z")
     };
     let say = async |channel: &str, body: String| {
         client.publish(format!("plan.session.s1.{channel}"), body.into()).await.unwrap();
@@ -180,6 +182,10 @@ async fn the_least_runtime_of_the_documents_runs_an_offer_once_and_says_so_again
         token
     };
     say("target", target(json!({"matchLabels": {"site": "lab"}}), "others")).await;
+    // Taken, these would be held for ever: nobody else could do them.
+    say("target", offer(json!({"x-exec": {"command": ["true"]}}), "foreign", "2130-07-19T20:02:00Z")).await;
+    say("target", offer(json!({"x-greet": 3}), "strange", "2130-07-19T20:02:00Z")).await;
+    say("target", offer(json!({"x-greet": "late"}), "late", "2020-07-19T20:02:00.5Z")).await;
     say("target", target(Value::Null, "refused")).await;
     assert_eq!(answer(false).await, "refused");
     say("target", target(Value::Null, "world")).await;

@@ -212,6 +212,63 @@ fn sigterm_stops_the_children_too() {
     assert_eq!(interrupted_by(rustix::process::Signal::TERM), Some(143));
 }
 
+#[test]
+fn a_terminal_that_is_closed_stops_the_children_and_is_exit_status_129() {
+    assert_eq!(interrupted_by(rustix::process::Signal::HUP), Some(129));
+}
+
+#[test]
+fn under_nohup_a_closed_terminal_stops_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let gate = dir.path().join("gate");
+    let manifest = dir.path().join("manifest.json");
+    let script = format!("echo ready; until [ -e {} ]; do sleep 0.05; done", gate.display());
+    let phases = json!([{"kind": "Phase", "id": "long", "spec": {"x-exec": {"command": ["sh", "-c", script]}}}]);
+    fs::write(&manifest, phases.to_string()).unwrap();
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' HUP; exec \"$0\" run \"$1\"", env!("CARGO_BIN_EXE_pmp")]).arg(&manifest);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
+    read_until(&mut child, "| ready");
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::HUP).unwrap();
+    fs::write(gate, "").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn what_could_only_wait_for_ever_is_refused_and_can_still_be_planned() {
+    let waits = r#"[
+        {"kind": "Phase", "id": "near", "spec": {}},
+        {"kind": "Phase", "id": "far", "spec": {"x-waitFor": [{"manifest": "base", "phase": "done"}]}}
+    ]"#;
+    let follows = "{apiVersion: pmp.dev/v1alpha1, kind: PhaseManifest, metadata: {name: m}, \
+        spec: {strategy: Runtime, phases: [{kind: Phase, id: a}]}}";
+    for (manifest, word) in [(waits, "'far' waits for a phase of base"), (follows, "strategy Runtime")] {
+        let output = run_text(manifest, &["-o", "json"]);
+        assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+        let problems = document(&output)["problems"].to_string();
+        assert!(problems.contains(word), "{problems}");
+        assert_eq!(run_text(manifest, &["--dry-run"]).status.code(), Some(0));
+    }
+    assert_eq!(run_text(waits, &["--target", "near"]).status.code(), Some(0), "nobody wants the other one");
+}
+
+#[test]
+fn a_phase_that_is_held_for_a_person_fails_when_nothing_else_can_go_on() {
+    let manifest = "
+- {kind: Phase, id: broken, spec: {x-onExhausted: Hold, x-exec: {command: [sh, -c, 'exit 3']}}}
+- {kind: Phase, id: after, spec: {waitFor: [broken]}}
+- {kind: Phase, id: beside, spec: {x-exec: {command: [sleep, 0.5]}}}
+- {kind: Phase, id: last, spec: {waitFor: [beside], x-exec: {command: [echo, the last one ran]}}}
+";
+    let output = run_text(manifest, &["-o", "json"]);
+    let told = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("nobody can decide here: broken"), "{told}");
+    assert!(told.contains("the last one ran"), "{told}");
+    let document = document(&output);
+    assert_eq!((state_of(&document, "broken"), state_of(&document, "after")), (("Failed", 1), ("Cancelled", 0)));
+}
+
 /// The exit status of a run that was sent this signal while a child ran; the child says when it has been stopped.
 fn interrupted_by(signal: rustix::process::Signal) -> Option<i32> {
     let dir = tempfile::tempdir().unwrap();

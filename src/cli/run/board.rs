@@ -72,7 +72,7 @@ fn head(plan: &Plan, record: &Record, now: Timestamp, paint: Paint) -> String {
 }
 
 /// What waits for it may go on.
-fn is_done(row: &PhaseRecord) -> bool {
+pub(super) fn is_done(row: &PhaseRecord) -> bool {
     match row.state {
         PhaseState::Complete | PhaseState::Skipped => true,
         PhaseState::Failed => row.ignored,

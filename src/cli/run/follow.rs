@@ -12,7 +12,7 @@ use tokio::{
 use super::{board, lines::Lines, screen::Screen};
 use crate::{
     bus::Message,
-    engine::{Output, Record},
+    engine::{Output, PhaseState, Record, Shutdown},
     manifest::Plan,
     protocol::LogMessage,
 };
@@ -47,7 +47,8 @@ pub enum End {
     Lost,
 }
 
-/// Shows the session until its verdict. `cancel` is called once, at the first signal.
+/// Shows the session until its verdict. `shut_down` is called at the first signal, and once nothing is left but what waits
+/// for a person's decision, which nobody can make here.
 pub async fn follow(
     mut feed: Feed<
         impl Stream<Item = Output> + Unpin,
@@ -56,26 +57,24 @@ pub async fn follow(
     >,
     screen: &Screen,
     lines: Lines,
-    cancel: impl FnOnce(),
+    shut_down: impl Fn(Shutdown),
 ) -> End {
     let mut frames = interval(FRAME);
     frames.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut cancel = Some(cancel);
-    let mut signalled = None;
+    let (mut signalled, mut given_up) = (None, false);
     // An empty manifest has its verdict from the start.
     feed.picture.mark_changed();
     let mut outputs_ended = false;
     loop {
         tokio::select! {
             biased;
-            Some(code) = feed.signals.next() => match cancel.take() {
-                Some(cancel) => {
-                    signalled = Some(code);
-                    screen.say("stopping what runs; once more to leave at once");
-                    cancel();
+            Some(code) = feed.signals.next() => {
+                if signalled.replace(code).is_some() {
+                    return End::Abandoned(code);
                 }
-                None => return End::Abandoned(code),
-            },
+                screen.say("stopping what runs; once more to leave at once");
+                shut_down(Shutdown::Cancel);
+            }
             Some(message) = feed.logs.next() => say_log(screen, lines, &message),
             output = feed.outputs.next(), if !outputs_ended => match output {
                 Some(output) => say_output(screen, lines, &feed.plan, &output),
@@ -90,6 +89,11 @@ pub async fn follow(
                 if changed.is_err() {
                     return End::Lost;
                 }
+                if !given_up && signalled.is_none() && let Some(held) = held_for_ever(&feed.plan, &record) {
+                    given_up = true;
+                    screen.say(&lines.paint.bad(&format!("nobody can decide here: {held} held by x-onExhausted, given up")));
+                    shut_down(Shutdown::Drain);
+                }
             }
             _ = frames.tick(), if screen.is_live() => {
                 let record = Arc::clone(&feed.picture.borrow());
@@ -98,6 +102,20 @@ pub async fn follow(
             }
         }
     }
+}
+
+/// The names of what is held, where nothing else will ever move.
+fn held_for_ever(plan: &Plan, record: &Record) -> Option<String> {
+    let is_stuck = plan.indices().zip(&record.phases).all(|(ix, row)| match row.state {
+        PhaseState::Waiting => {
+            row.due.is_none() && plan.waits(ix).iter().any(|on| !board::is_done(&record.phases[on.index()]))
+        }
+        PhaseState::Idle | PhaseState::Held => true,
+        other => other.is_terminal(),
+    });
+    let held = record.phases.iter().filter(|row| row.state == PhaseState::Held);
+    let held: Vec<&str> = held.map(|row| row.id.as_str()).collect();
+    (is_stuck && !held.is_empty()).then(|| held.join(", "))
 }
 
 /// What came before the verdict and was not shown yet.

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     engine::{Pace, Settings, Strategy},
-    manifest::{self, Format, OtherKinds, Plan, Problem, Reason, Resource},
+    manifest::{self, Format, OtherKinds, Phase, Plan, Problem, Reason, Resource},
     protocol::SessionId,
     resource::{ManifestSource, Orders, PhaseManifestSpec},
 };
@@ -72,6 +72,32 @@ pub fn understand(source: &Source) -> Result<Task, Vec<Problem>> {
         obey(&resource, &mut task)?;
     }
     Ok(task)
+}
+
+/// What would wait for ever on a machine without a cluster, of these phases; judged apart, because a plan of it can be shown.
+pub fn unmeetable<'a>(task: &Task, wanted: impl Iterator<Item = &'a Phase>) -> Vec<Problem> {
+    let problem = |pointer: String, message: String, hint: &str| Problem {
+        reason: Reason::BadValue,
+        pointer,
+        message,
+        hint: Some(hint.to_owned()),
+        place: None,
+    };
+    let mut problems: Vec<Problem> = wanted
+        .filter_map(|phase| {
+            let wait = phase.spec.wait_for_others.first()?;
+            let message = format!(
+                "phase '{}' waits for a phase of {}, and there is no other manifest here",
+                phase.id, wait.manifest
+            );
+            Some(problem(String::new(), message, "leave x-waitFor out, or name a --target that does not wait for it"))
+        })
+        .collect();
+    if task.strategy == Strategy::Runtime {
+        let message = "the strategy Runtime leaves the order to a runtime that walks .start, and there is none here";
+        problems.push(problem("/spec/strategy".to_owned(), message.to_owned(), "write Hybrid, or leave it out"));
+    }
+    problems
 }
 
 /// Takes over from the resource's spec what means something without a cluster. Suspend, shutdown and requests steer a

@@ -43,13 +43,13 @@ use self::{
 use super::process::signals;
 use crate::{
     bus::Bus,
-    engine::{Settings, Shutdown, Verdict},
+    engine::{Settings, Verdict},
     manifest::{Plan, Problem},
     protocol::{Channel, Prefix},
     runtime::{self, Exec, Labels},
 };
 
-/// Exit codes: 0 Succeeded, 1 Failed, 2 invalid manifest, 130 stopped by Ctrl-C (143 by SIGTERM).
+/// Exit codes: 0 Succeeded, 1 Failed, 2 invalid manifest, 130 stopped by Ctrl-C (143 by SIGTERM, 129 by SIGHUP).
 const INVALID: u8 = 2;
 
 /// How long the runtime may take to put its things away after the verdict; its children have ended by then.
@@ -116,8 +116,13 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if args.dry_run || task.is_dry_run {
         return plan_only(&task, args.output);
     }
+    let shape = Shape::of(&task.plan, task.settings.target_phase.as_ref());
+    let problems = input::unmeetable(&task, shape.wanted(&task.plan));
+    if !problems.is_empty() {
+        return refuse(&source, &problems, args.output);
+    }
     let screen = if args.quiet { Screen::Silent } else { Screen::open() };
-    warn_of_selectors(&screen, &task, &labels);
+    warn_of_selectors(&screen, &task, &shape, &labels);
     let tokio = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
     let end = tokio.block_on(async { carry_out(&task, labels, Exec::on_laptop(), &screen, signals()?).await })?;
     // A child that ignores everything must not keep us here.
@@ -167,13 +172,9 @@ fn plan_only(task: &Task, output: Format) -> anyhow::Result<ExitCode> {
 }
 
 /// A phase that this runtime does not take would wait for ever, since there is no other one.
-fn warn_of_selectors(screen: &Screen, task: &Task, labels: &Labels) {
-    let shape = Shape::of(&task.plan, task.settings.target_phase.as_ref());
+fn warn_of_selectors(screen: &Screen, task: &Task, shape: &Shape, labels: &Labels) {
     let unmatched: Vec<&str> = shape
-        .waves
-        .iter()
-        .flatten()
-        .map(|&ix| task.plan.phase(ix))
+        .wanted(&task.plan)
         .filter(|phase| !labels.match_selector(&phase.spec.selector))
         .map(|phase| phase.id.as_str())
         .collect();
@@ -213,8 +214,8 @@ async fn carry_out(
         logs,
         signals,
     };
-    let stopped = Settings { shutdown: Some(Shutdown::Cancel), ..task.settings.clone() };
-    let end = follow(feed, screen, lines, || local.settle(stopped)).await;
+    let shut_down = |how| local.settle(Settings { shutdown: Some(how), ..task.settings.clone() });
+    let end = follow(feed, screen, lines, shut_down).await;
     screen.close();
     // Dropped at once when the person will not wait: that kills what still runs.
     if !matches!(end, End::Abandoned(_)) {
@@ -251,10 +252,13 @@ fn pretty(document: &Value) -> String {
     format!("{document:#}\n")
 }
 
-/// To standard output; a reader that has gone away is no mistake.
+/// To standard output; a reader that has gone away is no mistake, and neither is a terminal that was closed.
 fn print(text: &str) -> anyhow::Result<()> {
+    let is_gone = |error: &std::io::Error| {
+        error.kind() == ErrorKind::BrokenPipe || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+    };
     match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("cannot write to standard output"),
+        Err(error) if !is_gone(&error) => Err(error).context("cannot write to standard output"),
         _ => Ok(()),
     }
 }

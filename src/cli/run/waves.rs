@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::paint::Paint;
 use crate::{
     engine,
-    manifest::{PhaseId, PhaseIx, Plan},
+    manifest::{Phase, PhaseId, PhaseIx, Plan},
 };
 
 /// The shape of a plan.
@@ -31,6 +31,11 @@ impl Shape {
         }
         let idle = plan.indices().filter(|ix| !is_wanted[ix.index()]).collect();
         Self { waves, critical_path: engine::critical_path(plan, target), idle }
+    }
+
+    /// Every phase that would run.
+    pub fn wanted<'a>(&'a self, plan: &'a Plan) -> impl Iterator<Item = &'a Phase> {
+        self.waves.iter().flatten().map(|&ix| plan.phase(ix))
     }
 }
 

@@ -7,11 +7,11 @@ use std::{
 };
 
 use futures::{FutureExt as _, future::FusedFuture};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use tokio::{
     io::{AsyncRead, BufReader},
     process::{Child, Command},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use super::{Environment, MINIMAL_ENV, Order, lines::next_line};
@@ -20,6 +20,8 @@ use crate::{
     runtime::{Handle, Outcome},
 };
 
+/// How often a group that was told to end is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// How long output is read after the child has ended: something it left behind may hold the pipe open for ever.
 const OUTPUT_AFTER_END: Duration = Duration::from_millis(500);
 
@@ -27,7 +29,7 @@ const OUTPUT_AFTER_END: Duration = Duration::from_millis(500);
 pub(super) async fn run(order: &Order, handle: &Handle) -> Outcome {
     let mut child = match command(order).spawn() {
         Ok(child) => child,
-        Err(error) => return Outcome::failed(format!("cannot start {}: {error}", order.program.display())),
+        Err(error) => return Outcome::failed(no_start(order, &error)),
     };
     let mut group = Group::of(&child);
     let stdout = child.stdout.take().expect("stdout is piped");
@@ -49,15 +51,33 @@ pub(super) async fn run(order: &Order, handle: &Handle) -> Outcome {
     if ended.is_none() {
         reading(&mut output, stop(&mut child, &group, order.grace)).await;
     }
-    group.leader_ended = true;
+    // What a child that did its work leaves behind is meant to stay: a daemon.
+    group.may_stay = matches!(&ended, Some(Ok(status)) if status.success());
     if !output.is_terminated() && timeout(OUTPUT_AFTER_END, &mut output).await.is_err() {
         tracing::debug!("the child ended and left its output open");
     }
+    if ended.is_some() && !group.may_stay && group.has_members() {
+        // The next attempt must not meet the rest of this one.
+        reading(&mut output, stop(&mut child, &group, order.grace)).await;
+    }
+    group.may_stay = true;
     match ended {
         None => Outcome::Cancelled,
-        Some(Ok(status)) if status.success() => Outcome::Complete { message: String::new() },
+        Some(Ok(status)) if status.success() => Outcome::complete(),
         Some(Ok(status)) => Outcome::failed(ending(status)),
         Some(Err(error)) => Outcome::failed(format!("cannot wait for {}: {error}", order.program.display())),
+    }
+}
+
+/// Why there is no child.
+fn no_start(order: &Order, error: &std::io::Error) -> String {
+    let program = order.program.display();
+    match &order.working_dir {
+        // The system's "no such file" does not say which.
+        Some(dir) if !dir.is_dir() => {
+            format!("cannot start {program} in {}: there is no such directory", dir.display())
+        }
+        _ => format!("cannot start {program}: {error}"),
     }
 }
 
@@ -111,31 +131,39 @@ async fn forward(output: impl AsyncRead + Unpin, level: LogLevel, handle: &Handl
     }
 }
 
-/// SIGTERM to the group, SIGKILL after the grace; then what is left of the group goes too.
+/// SIGTERM to the group, and SIGKILL to what is left of it after the grace, which all of its members have: a shell ends
+/// at once and may leave behind who does the work.
 async fn stop(child: &mut Child, group: &Group, grace: Duration) {
     group.signal(Signal::TERM);
-    if timeout(grace, child.wait()).await.is_err() {
+    let all_ended = async {
+        if let Err(error) = child.wait().await {
+            tracing::warn!(%error, "a child that was told to end cannot be waited for");
+        }
+        while group.has_members() {
+            sleep(LOOK_AGAIN).await;
+        }
+    };
+    // The kernel keeps a group's number from being used again while it has members, and the moment between two looks is
+    // too short for the numbers to come round.
+    if timeout(grace, all_ended).await.is_err() {
         group.signal(Signal::KILL);
         if let Err(error) = child.wait().await {
             tracing::warn!(%error, "a killed child cannot be waited for");
         }
     }
-    // Members that outlived their leader. The kernel keeps a group's number from being used again while it has one,
-    // and the moment between the wait and this line is too short for the numbers to come round.
-    group.signal(Signal::KILL);
 }
 
-/// The process group that the child leads. Dropped while the child runs (a runtime that is torn down), it is killed:
-/// tokio's `kill_on_drop` reaches the leader only.
+/// The process group that the child leads. Dropped before it may stay (a runtime that is torn down), it is killed: tokio's
+/// `kill_on_drop` reaches the leader only.
 struct Group {
     leader: Option<Pid>,
-    leader_ended: bool,
+    may_stay: bool,
 }
 
 impl Group {
     fn of(child: &Child) -> Self {
         let leader = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        Self { leader, leader_ended: false }
+        Self { leader, may_stay: false }
     }
 
     fn signal(&self, signal: Signal) {
@@ -145,11 +173,16 @@ impl Group {
             tracing::trace!(%error, "no process left in the group");
         }
     }
+
+    /// Whether anybody is left, corpses that nobody has collected among them.
+    fn has_members(&self) -> bool {
+        self.leader.is_some_and(|pid| test_kill_process_group(pid).is_ok())
+    }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        if !self.leader_ended {
+        if !self.may_stay {
             self.signal(Signal::KILL);
         }
     }

@@ -11,13 +11,15 @@ mod child;
 mod lines;
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
-    os::unix::fs::PermissionsExt as _,
+    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
 
 use super::work::{Decline, Handle, Job, Outcome, Work};
 
@@ -102,9 +104,9 @@ impl Exec {
         };
         let mut env = texts_by_name(exec)?;
         if let Commands::Directory { variables, .. } = &self.commands
-            && let Some(name) = env.keys().find(|name| !variables.contains(*name))
+            && env.keys().any(|name| !variables.contains(name))
         {
-            return Err(Refusal::Bad(format!("x-exec.env.{name} is not taken by this runtime")));
+            return Err(Refusal::NotAllowed);
         }
         env.insert("PMP_SESSION_ID".to_owned(), job.session.to_string());
         env.insert("PMP_PHASE_ID".to_owned(), job.phase.to_string());
@@ -136,6 +138,7 @@ struct Order {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Refusal {
     NoExec,
+    /// Another runtime may.
     NotAllowed,
     /// The phase itself is wrong; every runtime would say so.
     Bad(String),
@@ -166,8 +169,7 @@ fn from_directory(exec: &Map<String, Value>, dir: &Path) -> Result<(PathBuf, Vec
         return Err(Refusal::bad("x-exec.name is not the plain name of a command"));
     }
     let path = dir.join(name);
-    let is_executable = path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & EXECUTABLE != 0);
-    if !is_executable {
+    if !is_command(&path) {
         return Err(Refusal::NotAllowed);
     }
     let args = match exec.get("args") {
@@ -175,6 +177,29 @@ fn from_directory(exec: &Map<String, Value>, dir: &Path) -> Result<(PathBuf, Vec
         Some(args) => texts(args).ok_or(Refusal::bad("x-exec.args is not an array of strings"))?,
     };
     Ok((path, args))
+}
+
+fn is_command(path: &Path) -> bool {
+    path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & EXECUTABLE != 0)
+}
+
+/// Of what a directory offers and which variables are taken: the same for whoever can do the same.
+fn fingerprint(dir: &Path, variables: &BTreeSet<String>) -> String {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let names: BTreeSet<_> = entries.filter(|entry| is_command(&entry.path())).map(|entry| entry.file_name()).collect();
+    let mut hash = Sha256::new();
+    for name in &names {
+        hash.update(name.as_bytes());
+        hash.update([0]);
+    }
+    // No name is empty.
+    hash.update([0]);
+    for name in variables {
+        hash.update(name);
+        hash.update([0]);
+    }
+    let hash = hash.finalize();
+    format!("{:08x}", u32::from_be_bytes(hash[..4].try_into().expect("a SHA-256 has 32 bytes")))
 }
 
 /// Numbers and booleans count as what they are written as: YAML makes them of `[sleep, 1]`.
@@ -207,12 +232,12 @@ fn texts_by_name(exec: &Map<String, Value>) -> Result<BTreeMap<String, String>, 
 }
 
 impl Work for Exec {
-    /// Those that take other commands decline what these take, so they share no offers.
-    fn kind(&self) -> &'static str {
-        match self.commands {
-            Commands::InLine => "exec",
-            Commands::Directory { .. } => "exec-named",
-            Commands::Refused => "exec-none",
+    /// Those that take other commands, or other variables, decline what these take, so they share no offers.
+    fn kind(&self) -> Cow<'static, str> {
+        match &self.commands {
+            Commands::InLine => "exec".into(),
+            Commands::Directory { path, variables } => format!("exec-named-{}", fingerprint(path, variables)).into(),
+            Commands::Refused => "exec-none".into(),
         }
     }
 
@@ -317,16 +342,29 @@ mod tests {
         let exec = Exec::on_nats(commands_in(dir.path()));
         let order = exec.order(&job(&json!({"x-exec": {"name": "fsck", "env": {"LEVEL": 3}}}))).unwrap();
         assert_eq!(order.env["LEVEL"], "3");
-        for more in
-            [json!({"env": {"LD_PRELOAD": "x"}}), json!({"env": {"BASH_ENV": "$(id)"}}), json!({"workingDir": "/"})]
-        {
-            let mut phase = json!({"x-exec": {"name": "fsck"}});
-            phase["x-exec"].as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-            match exec.order(&job(&phase)) {
-                Err(Refusal::Bad(text)) => assert!(text.contains("not taken"), "{text}"),
-                other => panic!("{phase}: {other:?}"),
-            }
+        for name in ["LD_PRELOAD", "BASH_ENV"] {
+            let phase = job(&json!({"x-exec": {"name": "fsck", "env": {name: "$(id)"}}}));
+            assert_eq!(exec.judge(&phase), Err(Decline("NotAllowed")), "{name}: one that lists it may take it");
         }
+        match exec.order(&job(&json!({"x-exec": {"name": "fsck", "workingDir": "/"}}))) {
+            Err(Refusal::Bad(text)) => assert!(text.contains("not taken"), "{text}"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn offers_are_shared_by_those_who_can_do_the_same() {
+        let [one, two] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        for dir in [&one, &two] {
+            executable(&dir.path().join("fsck"));
+            std::fs::write(dir.path().join(if dir.path() == one.path() { "notes" } else { "readme" }), "").unwrap();
+        }
+        let kind = |commands| Exec::on_nats(commands).kind();
+        assert_eq!(kind(commands_in(one.path())), kind(commands_in(two.path())));
+        let without = Commands::Directory { path: one.path().to_owned(), variables: BTreeSet::new() };
+        assert_ne!(kind(commands_in(one.path())), kind(without));
+        executable(&two.path().join("mkfs"));
+        assert_ne!(kind(commands_in(one.path())), kind(commands_in(two.path())));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use pmp::{
         Answer, Begin, Bus, Error, Link, Message, Reading, Source, Storage, Stored, StreamFacts, StreamWish, Transport,
     },
     engine::ReportStatus,
-    protocol::{Channel, Prefix, SessionId, StateMessage},
+    protocol::{Channel, Prefix, SessionId, StateMessage, headers},
     runtime::start,
 };
 use serde_json::json;
@@ -53,6 +53,16 @@ impl Keeper {
     fn new(mood: Mood) -> Self {
         Self { bus: Bus::memory(), mood, kept: Arc::default(), asked: Arc::default(), tried: Arc::default() }
     }
+}
+
+/// What probes are called on the bus beneath, which would keep its own to itself.
+const CARRIED: &str = "Carried-Probe";
+
+fn renamed(mut message: Message, from: &str, to: &str) -> Message {
+    if let Some(value) = message.headers.get(from) {
+        message.headers = [(to, value.to_owned())].into_iter().collect();
+    }
+    message
 }
 
 fn no_storage<T>() -> Answer<'static, T>
@@ -117,13 +127,13 @@ impl Storage for Keeper {
 
 impl Transport for Keeper {
     fn publish(&self, message: Message) -> Answer<'_, ()> {
-        Box::pin(self.bus.publish(message))
+        Box::pin(self.bus.publish(renamed(message, headers::PROBE, CARRIED)))
     }
 
     fn subscribe<'a>(&'a self, pattern: &'a str, queue: Option<&'a str>) -> Answer<'a, Source> {
         Box::pin(async move {
             let subscription = self.bus.subscribe(pattern, queue).await?;
-            let source: Source = Box::pin(subscription);
+            let source: Source = Box::pin(subscription.map(|message| renamed(message, CARRIED, headers::PROBE)));
             Ok(source)
         })
     }
@@ -181,10 +191,19 @@ async fn an_end_is_said_once_and_kept_where_a_stream_keeps_reports() {
 
 #[tokio::test]
 async fn an_end_that_a_stream_did_not_confirm_is_said_until_it_does() {
-    let keeper = Keeper::new(Mood::TimesOut(2));
+    let keeper = Keeper::new(Mood::TimesOut(1));
     ends_heard(&keeper, 1).await;
-    assert_eq!(keeper.tried.load(Ordering::SeqCst), 3);
+    assert_eq!(keeper.tried.load(Ordering::SeqCst), 2);
     assert_eq!(keeper.kept.lock().unwrap().len(), 1);
+    assert_eq!(keeper.asked.load(Ordering::SeqCst), 2, "a stream that does not answer may be gone");
+}
+
+#[tokio::test]
+async fn a_stream_that_never_answers_does_not_keep_an_end_open() {
+    let keeper = Keeper::new(Mood::TimesOut(usize::MAX));
+    // Heard at each try, and then said plainly.
+    assert_eq!(ends_heard(&keeper, 1).await, 3);
+    assert_eq!((keeper.tried.load(Ordering::SeqCst), keeper.kept.lock().unwrap().len()), (2, 0));
 }
 
 #[tokio::test]

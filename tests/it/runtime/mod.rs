@@ -172,8 +172,8 @@ impl Gated {
 }
 
 impl Work for Gated {
-    fn kind(&self) -> &'static str {
-        "gated"
+    fn kind(&self) -> std::borrow::Cow<'static, str> {
+        "gated".into()
     }
 
     fn judge(&self, job: &Job) -> Result<(), Decline> {

@@ -155,6 +155,83 @@ async fn a_drain_without_a_server_ends_and_says_what_it_could_not_report() {
     assert_eq!((drained.stopped, drained.unsaid), (2, 2));
 }
 
+/// A runtime whose two reports went into a dead connection, which pings will not tell in time.
+async fn said_into_the_void(passage: &Passage) -> (Runtime, Clerk) {
+    let prefix = prefix();
+    let mut slow = connection(shared_nats().await);
+    slow.servers = vec![format!("nats://{}", passage.address)];
+    slow.ping_interval = Duration::from_secs(10);
+    let work = Gated::open();
+    let runtime = listening(&connected(slow).await, options("a", &prefix, &[]), work.clone()).await;
+    let mut clerk = Clerk::on(&connected(connection(shared_nats().await)).await, &prefix).await;
+    // That no stream keeps reports is known from here on.
+    clerk.offer("first", "first", &json!({})).await;
+    clerk.bind_until_ended(1).await;
+    work.gate.send_replace(false);
+    hold(&mut clerk, 2).await;
+    passage.swallow();
+    work.let_go();
+    until_running(&runtime, 0).await;
+    (runtime, clerk)
+}
+
+#[tokio::test]
+async fn a_drain_over_a_dead_connection_that_nobody_noticed_does_not_say_that_all_is_reported() {
+    let passage = Passage::to(shared_nats().await.address()).await;
+    let (runtime, _clerk) = said_into_the_void(&passage).await;
+    let drained = tokio::time::timeout(DEADLINE, runtime.drain(Duration::from_secs(1))).await.expect("a drain ends");
+    assert_eq!(drained.stopped, 0);
+    // The first one too, if it was said a moment before.
+    assert!(drained.unsaid >= 2, "{drained:?}");
+}
+
+#[tokio::test]
+async fn a_drain_over_a_connection_that_comes_back_says_again_what_was_lost() {
+    let passage = Passage::to(shared_nats().await.address()).await;
+    let (runtime, mut clerk) = said_into_the_void(&passage).await;
+    let draining = tokio::spawn(runtime.drain(Duration::from_secs(1)));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    passage.open();
+    let drained = tokio::time::timeout(DEADLINE, draining).await.expect("a drain ends").unwrap();
+    assert_eq!((drained.stopped, drained.unsaid), (0, 0));
+    let mut heard = std::collections::BTreeSet::new();
+    while !heard.contains("t0") || !heard.contains("t1") {
+        heard.insert(clerk.end().await.attempt.unwrap().to_string());
+    }
+}
+
+#[tokio::test]
+async fn a_report_that_the_server_denies_is_named_and_nothing_more_is_taken() {
+    let prefix = prefix();
+    let users = json!({"users": [
+        {"user": "op", "password": "op"},
+        {"user": "bob", "password": "builder", "permissions": {
+            "publish": {"allow": [format!("{prefix}.*.ack"), format!("{prefix}.*.log")]}, "subscribe": {"allow": [">"]}}},
+    ]});
+    let server = nats(NatsConfig::default().authorization(users)).await;
+    let text = |text: &str| pmp::bus::Secret::Text(text.to_owned());
+    let user = |name: &str, password: &str| {
+        let mut options = connection(&server);
+        options.auth = pmp::bus::Auth::User { name: text(name), password: text(password) };
+        options
+    };
+    let work = Gated::closed();
+    let runtime = listening(&connected(user("bob", "builder")).await, options("a", &prefix, &[]), work.clone()).await;
+    let mut clerk = Clerk::on(&connected(user("op", "op")).await, &prefix).await;
+    clerk.offer("p", "t1", &json!({})).await;
+    clerk.answer(true).await;
+    let mut standing = runtime.standing();
+    let denied = standing.wait_for(|standing| matches!(standing, Standing::Denied { .. }));
+    let denied = tokio::time::timeout(DEADLINE, denied).await.expect("the denial is noticed").unwrap().clone();
+    assert_eq!(denied, Standing::Denied { subjects: vec![format!("{prefix}.s1.state")] });
+    clerk.offer("q", "t2", &json!({})).await;
+    assert!(tokio::time::timeout(Duration::from_millis(300), clerk.ack()).await.is_err());
+    work.let_go();
+    let drained = tokio::time::timeout(DEADLINE, runtime.drain(DEADLINE)).await.expect("a drain ends");
+    assert_eq!(drained.unsaid, 1, "what was said was thrown away");
+    assert_eq!(work.begun(), ["t1"]);
+}
+
 #[tokio::test]
 async fn a_subscription_that_the_server_denies_is_named() {
     let prefix = prefix();

@@ -37,6 +37,11 @@ laws! {
     a_server_that_was_away_hears_what_ended_meanwhile
     a_dead_connection_loses_no_report
     two_copies_run_nothing_twice
+    an_x_exec_that_nobody_would_make_right_fails_with_its_reason
+    the_environment_of_the_runtime_stays_its_own
+    a_shell_that_ends_first_costs_its_command_no_grace
+    told_to_end_before_its_server_is_there_it_ends
+    a_second_signal_ends_it_at_once
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -301,4 +306,77 @@ async fn two_copies_run_nothing_twice(kind: Kind) {
     }
     clerk.bind_until_ended(OFFERS).await;
     assert_eq!(place.begun().len(), OFFERS);
+}
+
+async fn an_x_exec_that_nobody_would_make_right_fails_with_its_reason(kind: Kind) {
+    let server = shared_nats().await;
+    let place = Place::new(&server.url);
+    let mut clerk = place.clerk(server).await;
+    let _runtime = place.runtime(kind, "one", &["--allow-exec"]).await;
+    clerk.offer("p", "t", &json!({"x-exec": "ls"})).await;
+    clerk.answer(true).await;
+    let state = clerk.end().await;
+    assert_eq!((state.status, state.message.as_deref()), (ReportStatus::Failed, Some("x-exec is not an object")));
+    assert_eq!(state.retryable, Some(false));
+}
+
+async fn the_environment_of_the_runtime_stays_its_own(kind: Kind) {
+    let server = shared_nats().await;
+    let place = Place::new(&server.url);
+    let mut clerk = place.clerk(server).await;
+    let _runtime = place.runtime(kind, "one", &["--allow-exec"]).await;
+    // Cargo sets this for every test, and so for the runtime.
+    assert!(std::env::var_os("CARGO_PKG_NAME").is_some());
+    clerk
+        .offer("p", "t", &place.shell("[ -z \"$CARGO_PKG_NAME\" ] && [ -n \"$PATH\" ] && [ -n \"$PMP_ATTEMPT\" ]"))
+        .await;
+    clerk.answer(true).await;
+    assert_eq!(clerk.end().await.status, ReportStatus::Complete);
+}
+
+async fn a_shell_that_ends_first_costs_its_command_no_grace(kind: Kind) {
+    let server = shared_nats().await;
+    let place = Place::new(&server.url);
+    let mut clerk = place.clerk(server).await;
+    let _runtime = place.runtime(kind, "one", &["--allow-exec"]).await;
+    let worker =
+        "trap 'sleep 0.3; echo > $DIR/tidied; exit 1' TERM; echo $$ >> $DIR/begun; while :; do sleep 0.05; done";
+    let spec = json!({"x-exec": {"command": ["sh", "-c", "sh -c \"$0\"; exit 0", worker], "env": {"DIR": place.dir}}});
+    clerk.offer("p", "t", &spec).await;
+    grant(&mut clerk).await;
+    place.until_begun(1).await;
+    clerk.control(&json!({"command": "x-cancel", "x-phaseId": "p", "x-attempt": "t"})).await;
+    assert_eq!(clerk.end().await.message.as_deref(), Some("cancelled"));
+    assert!(place.dir.join("tidied").exists(), "it was killed before it could tidy");
+}
+
+async fn told_to_end_before_its_server_is_there_it_ends(kind: Kind) {
+    let server = nats(NatsConfig::default()).await;
+    let place = Place::new(&server.url);
+    server.stop().await;
+    let mut runtime = Process::start("early", &place.command(kind, "early"));
+    let word = match kind {
+        Kind::Pmp => "not connected to the bus",
+        Kind::Python => "NATS: ",
+    };
+    eventually(DEADLINE, "it tries to connect", async || runtime.stderr().contains(word).then_some(())).await;
+    runtime.signal(Signal::TERM);
+    assert_eq!(runtime.wait(DEADLINE).await, 0, "{}", runtime.tail());
+}
+
+async fn a_second_signal_ends_it_at_once(kind: Kind) {
+    let server = shared_nats().await;
+    let place = Place::new(&server.url);
+    let mut clerk = place.clerk(server).await;
+    let [flag, grace] = drain(kind, "600");
+    let mut runtime = place.runtime(kind, "one", &["--allow-exec", &flag, &grace]).await;
+    clerk.offer("p", "t", &place.gated()).await;
+    grant(&mut clerk).await;
+    place.until_begun(1).await;
+    runtime.signal(Signal::TERM);
+    eventually(DEADLINE, "it drains", async || runtime.stderr().contains("draining").then_some(())).await;
+    runtime.signal(Signal::INT);
+    assert_eq!(runtime.wait(Duration::from_secs(5)).await, 130);
+    let pid = place.begun()[0];
+    eventually(DEADLINE, "the child goes with it", async || (!alive(pid)).then_some(())).await;
 }

@@ -1,7 +1,8 @@
-//! What only `pmp runtime` has: commands from a directory, one session, its rights on NATS, a second signal.
+//! What only `pmp runtime` has: commands from a directory, one session, its rights on NATS.
 
-use std::{os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
+use std::{os::unix::fs::PermissionsExt as _, path::Path};
 
+use futures::StreamExt as _;
 use pmp::{
     bus::{Auth, Secret},
     engine::ReportStatus,
@@ -11,30 +12,13 @@ use serde_json::{Value, json};
 
 use super::{
     Clerk, DEADLINE,
-    processes::{Kind, Place, grant},
+    processes::{Kind, Place},
 };
 use crate::{
     bus::{connected, options as connection},
     docs::{blocks, text as document},
-    support::{Nats, NatsConfig, Process, Signal, alive, eventually, nats, scratch, shared_nats},
+    support::{Nats, NatsConfig, Process, Signal, eventually, nats, scratch, shared_nats},
 };
-
-#[tokio::test]
-async fn a_second_signal_ends_it_at_once() {
-    let server = shared_nats().await;
-    let place = Place::new(&server.url);
-    let mut clerk = place.clerk(server).await;
-    let mut runtime = place.runtime(Kind::Pmp, "one", &["--allow-exec", "--drain-timeout", "10m"]).await;
-    clerk.offer("p", "t", &place.gated()).await;
-    grant(&mut clerk).await;
-    place.until_begun(1).await;
-    runtime.signal(Signal::TERM);
-    eventually(DEADLINE, "it drains", async || runtime.stderr().contains("draining").then_some(())).await;
-    runtime.signal(Signal::INT);
-    assert_eq!(runtime.wait(Duration::from_secs(5)).await, 130);
-    let pid = place.begun()[0];
-    eventually(DEADLINE, "the child goes with it", async || (!alive(pid)).then_some(())).await;
-}
 
 #[tokio::test]
 async fn only_commands_of_its_directory_are_run_and_their_surroundings_are_its_own() {
@@ -54,6 +38,7 @@ async fn only_commands_of_its_directory_are_run_and_their_surroundings_are_its_o
         (json!({"command": ["sh", "-c", "exit 0"]}), "NotAllowed"),
         (json!({"name": "notes"}), "NotAllowed"),
         (json!({"name": "absent"}), "NotAllowed"),
+        (json!({"name": "end", "env": {"LD_PRELOAD": "x"}}), "NotAllowed"),
     ]
     .into_iter()
     .enumerate()
@@ -65,7 +50,7 @@ async fn only_commands_of_its_directory_are_run_and_their_surroundings_are_its_o
     for (n, (exec, message)) in [
         (json!({"name": "end", "args": [4]}), "exit status 4"),
         (json!({"name": "../end"}), "x-exec.name is not the plain name of a command"),
-        (json!({"name": "end", "env": {"LD_PRELOAD": "x"}}), "x-exec.env.LD_PRELOAD is not taken by this runtime"),
+        (json!({"name": "end", "workingDir": "/"}), "x-exec.workingDir is not taken by this runtime"),
     ]
     .into_iter()
     .enumerate()
@@ -96,18 +81,62 @@ async fn documented_rights() -> (Nats, Clerk, Vec<String>) {
 }
 
 #[tokio::test]
+async fn two_directories_share_no_offers() {
+    let server = shared_nats().await;
+    let place = Place::new(&server.url);
+    let mut clerk = place.clerk(server).await;
+    let mut runtimes = Vec::new();
+    for name in ["left", "right"] {
+        let commands = scratch(name);
+        std::fs::write(commands.join(name), "#!/bin/sh\n").unwrap();
+        std::fs::set_permissions(commands.join(name), std::fs::Permissions::from_mode(0o755)).unwrap();
+        runtimes.push(place.runtime(Kind::Pmp, name, &["--commands", text(&commands)]).await);
+    }
+    for n in 0..8 {
+        clerk.offer("p", &format!("t{n}"), &json!({"x-exec": {"name": "left"}})).await;
+        // Both hear it, and one of them can.
+        let mut heard = Vec::new();
+        for _ in 0..2 {
+            let (ack, reply) = clerk.ack().await;
+            heard.push((ack.runtime.unwrap()[..4].to_owned(), ack.accepted));
+            if ack.accepted {
+                clerk.reply(reply, false).await;
+            }
+        }
+        heard.sort();
+        assert_eq!(heard, [("left".to_owned(), true), ("righ".to_owned(), false)]);
+    }
+}
+
+#[tokio::test]
 async fn documented_rights_on_nats_are_enough_for_it() {
     let (server, mut clerk, login) = documented_rights().await;
+    let operator = async_nats::ConnectOptions::with_user_and_password("operator".to_owned(), "o-secret".to_owned())
+        .custom_inbox_prefix("_INBOX_pmp-operator.two")
+        .connect(&server.url)
+        .await
+        .unwrap();
+    let mut lines = operator.subscribe("plan.session.*.log").await.unwrap();
+    let reports = async_nats::jetstream::stream::Config {
+        name: "plan_session_reports".to_owned(),
+        subjects: ["start", "control", "state"].map(|channel| format!("plan.session.*.{channel}")).into(),
+        ..Default::default()
+    };
+    let mut stream = async_nats::jetstream::new(operator.clone()).create_stream(reports).await.unwrap();
     let place = Place { prefix: Prefix::default(), ..Place::new(&server.url) };
     let mut arguments: Vec<&str> = login.iter().map(String::as_str).collect();
     arguments.push("--allow-exec");
     let mut runtime = place.runtime(Kind::Pmp, "one", &arguments).await;
     place.open();
     for token in ["t1", "t2"] {
-        clerk.offer("p", token, &place.gated()).await;
+        clerk.offer("p", token, &json!({"x-exec": {"command": ["echo", token]}})).await;
         clerk.answer(true).await;
         assert_eq!(clerk.end().await.status, ReportStatus::Complete);
+        let line = tokio::time::timeout(DEADLINE, lines.next()).await.expect("its line is heard").unwrap();
+        assert_eq!(pmp::protocol::LogMessage::parse(&line.payload).unwrap().message, token);
     }
+    assert!(stream.info().await.unwrap().state.messages >= 4, "two of the reports are ends");
+    assert!(!runtime.stderr().contains("plainly"), "the stream confirmed them: {}", runtime.tail());
     clerk.control(&json!({"command": "x-report", "x-attempt": "t1"})).await;
     assert_eq!(clerk.end().await.status, ReportStatus::Complete);
     runtime.signal(Signal::TERM);
@@ -143,9 +172,12 @@ async fn one_session_is_served_where_one_is_named() {
     let _elsewhere = other.runtime(Kind::Pmp, "elsewhere", &["--allow-exec", "--session", "s2"]).await;
     let _here = place.runtime(Kind::Pmp, "here", &["--allow-exec", "--session", "s1", "--label", "a=b"]).await;
     place.open();
-    clerk.offer("p", "t", &place.gated()).await;
-    let bound = clerk.bind_until_ended(1).await;
-    assert!(bound["t"].starts_with("here-"), "{bound:?}");
+    // Of two groups: whoever heard these would ask for half of them.
+    for n in 1..=16 {
+        clerk.offer("p", &format!("t{n}"), &place.gated()).await;
+        let bound = clerk.bind_until_ended(n).await;
+        assert!(bound.values().all(|runtime| runtime.starts_with("here-")), "{bound:?}");
+    }
 }
 
 fn text(path: &Path) -> &str {
