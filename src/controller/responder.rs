@@ -41,6 +41,8 @@ impl Responder {
     pub async fn run(self, mut passed_on: mpsc::Receiver<InboundMessage>, mut rest: Sink) {
         loop {
             let message = tokio::select! {
+                // In a fixed order, so that a simulation can be replayed; what nobody registered for is no more urgent.
+                biased;
                 Some(message) = passed_on.recv() => message,
                 Some(arrival) = rest.next() => match arrival {
                     Arrival::Message(message) => *message,

@@ -60,6 +60,7 @@ pub(super) async fn prove(
             Ok(_) => {
                 let news = say_how_it_is_kept(&mut keeping, &ready);
                 tokio::select! {
+                    biased;
                     changed = link.changed() => changed,
                     () = news => return,
                 }

@@ -20,12 +20,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     api::{ApiServer, NAMESPACE},
-    bus::Nats,
+    bus::{Nats, Server},
     checks::state_of,
     fates::{Effect, Fates, Sky},
-    peer::{Habit, invite},
-    scenarios::{Expected, Runtimes, Scenario},
-    worker::hire,
+    peer::invite,
+    scenarios::{Bears, Expected, Runtimes, Scenario},
+    worker::{Script, hire},
     world::{Door, Role, Shared},
 };
 
@@ -43,6 +43,15 @@ pub enum Mode {
     Safety,
     /// That once nothing goes wrong any more the session gets where the reference says, and then is silent.
     Liveness,
+}
+
+/// What makes a schedule, beside its scenario. The same gives the same.
+#[derive(Debug, Clone, Copy)]
+pub struct Schedule {
+    pub seed: u64,
+    pub sky: Sky,
+    pub server: Server,
+    pub mode: Mode,
 }
 
 /// What came of it.
@@ -67,21 +76,25 @@ struct Inner {
     /// Of that operator.
     stop: Mutex<CancellationToken>,
     runtimes: Mutex<Vec<Door>>,
+    /// Streams may lose what they keep.
+    wipes: bool,
+    /// Of runtimes that may die: what whoever takes their place does.
+    deaths: Option<Script>,
 }
 
-/// Plays the scenario under a sky.
-pub fn play(scenario: &Scenario, seed: u64, sky: Sky, mode: Mode) -> Outcome {
+/// Plays the scenario.
+pub fn play(scenario: &Scenario, schedule: Schedule) -> Outcome {
     // The jitter of kube's own watches.
-    fastrand::seed(seed);
+    fastrand::seed(schedule.seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.expect("a runtime of one thread needs nothing").block_on(async {
-        let stage = Stage::new(seed, sky);
+        let stage = Stage::new(scenario, schedule);
         stage.open(scenario).await;
         let broken = stage.violated();
         tokio::select! {
             biased;
             () = broken => {}
-            () = stage.run(scenario, sky, mode) => {}
+            () = stage.run(scenario, schedule) => {}
         }
         let shared = &stage.0.shared;
         Outcome {
@@ -94,16 +107,24 @@ pub fn play(scenario: &Scenario, seed: u64, sky: Sky, mode: Mode) -> Outcome {
 }
 
 impl Stage {
-    fn new(seed: u64, sky: Sky) -> Self {
+    fn new(scenario: &Scenario, Schedule { seed, sky, server, .. }: Schedule) -> Self {
         let epoch: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a legal time");
         let clock = Clock::Since { epoch, began: Instant::now() };
         let shared = Shared::new(Fates::new(seed, sky));
         let api = ApiServer::new(clock, shared.clone());
-        let nats = Nats::new(shared.clone());
+        let nats = Nats::new(clock, shared.clone(), server);
         let prefix = Prefix::new("plan.session").expect("the protocol's own prefix");
         let operator = Mutex::new(Door::new("nobody", Role::Operator));
         let (stop, runtimes) = (Mutex::default(), Mutex::default());
-        Self(Arc::new(Inner { shared, api, nats, clock, prefix, operator, stop, runtimes }))
+        let (wipes, deaths) = match (sky, scenario.runtimes) {
+            (Sky::Storm(climate), Runtimes::Workers(script)) => {
+                let mortal = climate.deaths && scenario.bears == Bears::Deaths;
+                (climate.wipes && scenario.bears != Bears::Nothing, mortal.then_some(script))
+            }
+            (Sky::Storm(climate), Runtimes::EarlyPeer(_)) => (climate.wipes && scenario.bears != Bears::Nothing, None),
+            (Sky::Calm | Sky::At { .. }, _) => (false, None),
+        };
+        Self(Arc::new(Inner { shared, api, nats, clock, prefix, operator, stop, runtimes, wipes, deaths }))
     }
 
     async fn open(&self, scenario: &Scenario) {
@@ -113,15 +134,14 @@ impl Stage {
                 hire("worker-1", nats, shared, prefix, script).await,
                 hire("worker-2", nats, shared, prefix, script).await,
             ],
-            Runtimes::EarlyPeer => vec![invite("peer", nats, shared, prefix, Habit::Targets).await],
-            Runtimes::Walker => vec![invite("walker", nats, shared, prefix, Habit::Start).await],
+            Runtimes::EarlyPeer(habit) => vec![invite("peer", nats, shared, prefix, habit).await],
         };
         *self.0.runtimes.lock().expect("nobody panics while holding it") = doors;
         tokio::spawn(self.clone().keep_operator());
         tokio::spawn(self.clone().cut_history());
     }
 
-    async fn run(&self, scenario: &Scenario, sky: Sky, mode: Mode) {
+    async fn run(&self, scenario: &Scenario, Schedule { sky, mode, .. }: Schedule) {
         let shared = &self.0.shared;
         if let Sky::Storm(climate) = sky {
             let storm = tokio::spawn(self.clone().storm());
@@ -271,7 +291,7 @@ impl Stage {
         loop {
             let (pause, what, length) = shared
                 .fates
-                .throw(|dice| (dice.random_range(100..8000), dice.random_range(0..10), dice.random_range(50..8000)));
+                .throw(|dice| (dice.random_range(100..8000), dice.random_range(0..14), dice.random_range(50..8000)));
             sleep(Duration::from_millis(pause)).await;
             let length = Duration::from_millis(length);
             match what {
@@ -299,13 +319,62 @@ impl Stage {
                         self.blink(door, length);
                     }
                 }
-                _ => {
+                9 => {
                     // Whoever is stopped in time stores what it knows, and the next one has less to ask.
                     shared.trace.note(format_args!("the operator is asked to stop"));
                     self.0.stop.lock().expect("nobody panics while holding it").cancel();
                 }
+                10..=11 if self.0.wipes => self.spoil_streams(length),
+                12..=13 => self.clone().bury(),
+                _ => {}
             }
         }
+    }
+
+    /// Streams are emptied by a server that restarts without its disk, deleted by somebody, or too full to take more.
+    fn spoil_streams(&self, length: Duration) {
+        let Inner { shared, nats, .. } = &*self.0;
+        match shared.fates.throw(|dice| dice.random_range(0..3)) {
+            0 => {
+                shared.trace.note(format_args!("the bus restarts without what it kept"));
+                nats.wipe();
+                let doors = self.runtimes().into_iter().filter(|_| !shared.fates.is_silence());
+                for door in doors.chain([self.operator()]) {
+                    self.blink(door, length);
+                }
+            }
+            1 => {
+                shared.trace.note(format_args!("the streams are deleted"));
+                nats.wipe();
+            }
+            _ => {
+                shared.trace.note(format_args!("streams take nothing for {} ms", length.as_millis() * 3));
+                nats.fill_up(length * 3);
+            }
+        }
+    }
+
+    /// A runtime dies, where that may be, and after a while another one comes in its place, which knows nothing.
+    fn bury(self) {
+        let Inner { shared, nats, .. } = &*self.0;
+        let Some(script) = self.0.deaths else { return };
+        let doors = self.runtimes();
+        let (at, pause) = shared.fates.throw(|dice| (dice.random_range(0..doors.len()), dice.random_range(100..3000)));
+        if doors[at].is_shut() {
+            return;
+        }
+        shared.trace.note(format_args!("{} dies", doors[at]));
+        shared.checks.died(doors[at].name());
+        doors[at].shut();
+        nats.forget(&doors[at]);
+        tokio::spawn(async move {
+            sleep(Duration::from_millis(pause)).await;
+            let Inner { shared, nats, prefix, .. } = &*self.0;
+            let name = format!("{}-again", doors[at]);
+            shared.trace.note(format_args!("{name} is hired"));
+            let door = hire(&name, nats, shared, prefix, script).await;
+            self.0.runtimes.lock().expect("nobody panics while holding it")[at] = door;
+        });
     }
 
     fn blink(&self, door: Door, length: Duration) {
@@ -322,12 +391,26 @@ impl Stage {
 
     pub fn create(&self, spec: &Value) {
         self.0.shared.trace.note(format_args!("a person creates boot"));
-        self.0.api.create_manifest("boot", spec);
+        self.0.api.create_manifest("boot", &self.toughened(spec));
     }
 
     pub fn edit(&self, spec: &Value) {
         self.0.shared.trace.note(format_args!("a person edits boot: {spec:.200}"));
-        self.0.api.edit_manifest("boot", spec);
+        self.0.api.edit_manifest("boot", &self.toughened(spec));
+    }
+
+    /// With attempts enough for the runtimes that die.
+    fn toughened(&self, spec: &Value) -> Value {
+        let mut spec = spec.clone();
+        if self.0.deaths.is_some()
+            && let Some(phases) = spec.get_mut("phases").and_then(Value::as_array_mut)
+        {
+            for phase in phases {
+                phase["spec"]["retry"] = json!({"maxAttempts": 50});
+            }
+            spec["backoff"] = json!({"initial": "1s", "factor": 1, "jitter": "None"});
+        }
+        spec
     }
 
     pub fn delete(&self) {
@@ -341,6 +424,11 @@ impl Stage {
             request["phase"] = json!(phase);
         }
         self.edit(&json!({"requests": [request]}));
+    }
+
+    /// Whether a stream keeps what it is given, to the end.
+    pub fn keeps_all(&self) -> bool {
+        self.0.nats.keeps() && matches!(self.0.shared.fates.sky(), Sky::Calm | Sky::At { .. })
     }
 
     /// A command of a client, over the bus.
