@@ -104,6 +104,12 @@ impl Effect {
             Self::Message(Weight::Plain | Weight::Precious) => &[Crash, DoneButFailed, Late],
         }
     }
+
+    /// Whether the mishap can make another difference where streams are kept: what goes wrong with the API server alone is
+    /// gone through without them.
+    pub fn concerns_the_bus(self, mishap: Mishap) -> bool {
+        matches!(self, Self::Stream | Self::Message(_)) || matches!(mishap, Mishap::Crash | Mishap::CrashStale)
+    }
 }
 
 /// What is to befall a schedule.
@@ -141,12 +147,21 @@ pub struct ReadFate {
 #[derive(Default)]
 pub struct PublishFate {
     pub effect: u64,
-    pub lost: bool,
+    pub lost: Lost,
     pub hold: Duration,
     pub twice: bool,
-    /// Lost on its way from the server to whoever is subscribed; a stream may have it.
-    pub unheard: bool,
     pub crash: bool,
+}
+
+/// Where a message is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Lost {
+    #[default]
+    Nowhere,
+    /// On its way to the server.
+    Before,
+    /// On its way from the server to whoever is subscribed. Only what a stream has, which makes it good.
+    Behind,
 }
 
 /// What kind of message it is, as far as fate cares.
@@ -210,6 +225,11 @@ impl Fates {
     pub fn clear_up(&self) {
         let mut inner = self.inner();
         (inner.sky, inner.outage_until, inner.stale_until) = (Sky::Calm, Instant::now(), Instant::now());
+    }
+
+    /// From now on this goes wrong.
+    pub fn brew(&self, sky: Sky) {
+        self.inner().sky = sky;
     }
 
     /// As it is now.
@@ -354,7 +374,11 @@ impl Fates {
                     inner.stale();
                     fate.crash = true;
                 }
-                Mishap::DoneButFailed | Mishap::Unanswered => fate.lost = !is_protected && weight != Weight::Precious,
+                Mishap::DoneButFailed | Mishap::Unanswered => {
+                    if !is_protected && weight != Weight::Precious {
+                        fate.lost = Lost::Before;
+                    }
+                }
                 Mishap::Late if !is_protected => fate.hold = Duration::from_secs(4),
                 Mishap::Late => {}
                 Mishap::Stale => inner.stale(),
@@ -365,8 +389,11 @@ impl Fates {
                 if is_protected {
                     fate.hold = inner.upto(climate.hold_max.min(Duration::from_millis(300)));
                 } else {
-                    fate.lost = inner.chance(climate.lost) && weight != Weight::Precious;
-                    fate.unheard = !door.is_operator() && inner.chance(climate.lost);
+                    if inner.chance(climate.lost) && weight != Weight::Precious {
+                        fate.lost = Lost::Before;
+                    } else if !door.is_operator() && inner.chance(climate.lost) {
+                        fate.lost = Lost::Behind;
+                    }
                     fate.twice = inner.chance(climate.twice);
                     if inner.chance(climate.held) {
                         fate.hold = inner.upto(climate.hold_max);

@@ -26,7 +26,7 @@ use tokio::{
 pub use self::streams::Way;
 use self::{client::Client, streams::Streams};
 use super::{
-    fates::{PublishFate, Weight},
+    fates::{Lost, PublishFate, Weight},
     world::{Door, Shared},
 };
 
@@ -166,16 +166,16 @@ impl Nats {
             note(shared, door, message, &fate);
             shared.judged(shared.checks.said(door, message));
         }
-        let times = if fate.lost { 0 } else { 1 + usize::from(fate.twice) };
+        let times = if fate.lost == Lost::Before { 0 } else { 1 + usize::from(fate.twice) };
         for _ in 0..times {
             if fate.hold.is_zero() {
-                self.arrive(message.clone(), fate.unheard);
+                self.arrive(message.clone(), fate.lost);
                 continue;
             }
-            let (nats, message, hold, unheard) = (self.clone(), message.clone(), fate.hold, fate.unheard);
+            let (nats, message, hold, lost) = (self.clone(), message.clone(), fate.hold, fate.lost);
             tokio::spawn(async move {
                 sleep(hold).await;
-                nats.arrive(message, unheard);
+                nats.arrive(message, lost);
             });
         }
         if fate.crash {
@@ -193,11 +193,11 @@ impl Nats {
 
     /// The message is at the server: streams keep it, whoever is subscribed hears it, but for what is lost behind the
     /// server, which a stream makes good.
-    fn arrive(&self, message: Message, unheard: bool) {
+    fn arrive(&self, message: Message, lost: Lost) {
         let kept = if self.keeps() { self.keep(&message) } else { None };
         let (is_kept, has_stream) = (matches!(kept, Some((_, Ok(_)))), kept.is_some());
         let answer = kept.zip(message.reply.clone());
-        if !(unheard && is_kept) {
+        if lost != Lost::Behind || !is_kept {
             self.deliver(message, has_stream);
         }
         if let Some(((stream, place), reply)) = answer {
@@ -317,12 +317,10 @@ fn note(shared: &Shared, door: &Door, message: &Message, fate: &PublishFate) {
     let body = String::from_utf8_lossy(&message.body);
     // Inboxes have random names.
     let subject = if message.subject.starts_with('_') { "a reply" } else { &message.subject };
-    let lost = if fate.lost {
-        " LOST"
-    } else if fate.unheard {
-        " UNHEARD"
-    } else {
-        ""
+    let lost = match fate.lost {
+        Lost::Nowhere => "",
+        Lost::Before => " LOST",
+        Lost::Behind => " UNHEARD",
     };
     let hold = fate.hold.as_millis();
     let crash = if fate.crash { " CRASH" } else { "" };

@@ -1,5 +1,7 @@
 //! One schedule from its beginning to its end: servers, operator, runtimes and a person, on one thread in virtual time.
 
+mod storm;
+
 use std::{
     future::Future,
     sync::{Arc, Mutex},
@@ -76,6 +78,7 @@ struct Inner {
     /// Of that operator.
     stop: Mutex<CancellationToken>,
     runtimes: Mutex<Vec<Door>>,
+    sky: Sky,
     /// Streams may lose what they keep.
     wipes: bool,
     /// Of runtimes that may die: what whoever takes their place does.
@@ -110,21 +113,25 @@ impl Stage {
     fn new(scenario: &Scenario, Schedule { seed, sky, server, .. }: Schedule) -> Self {
         let epoch: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a legal time");
         let clock = Clock::Since { epoch, began: Instant::now() };
-        let shared = Shared::new(Fates::new(seed, sky));
+        let at_first = match sky {
+            Sky::Storm(_) if scenario.bears == Bears::Nothing => Sky::Calm,
+            sky => sky,
+        };
+        let shared = Shared::new(Fates::new(seed, at_first));
         let api = ApiServer::new(clock, shared.clone());
         let nats = Nats::new(clock, shared.clone(), server);
         let prefix = Prefix::new("plan.session").expect("the protocol's own prefix");
         let operator = Mutex::new(Door::new("nobody", Role::Operator));
         let (stop, runtimes) = (Mutex::default(), Mutex::default());
-        let (wipes, deaths) = match (sky, scenario.runtimes) {
-            (Sky::Storm(climate), Runtimes::Workers(script)) => {
-                let mortal = climate.deaths && scenario.bears == Bears::Deaths;
-                (climate.wipes && scenario.bears != Bears::Nothing, mortal.then_some(script))
+        let climate = if let Sky::Storm(climate) = sky { Some(climate) } else { None };
+        let wipes = climate.is_some_and(|climate| climate.wipes) && scenario.bears != Bears::Nothing;
+        let deaths = match scenario.runtimes {
+            Runtimes::Workers(script) if scenario.bears == Bears::Deaths => {
+                climate.filter(|climate| climate.deaths).map(|_| script)
             }
-            (Sky::Storm(climate), Runtimes::EarlyPeer(_)) => (climate.wipes && scenario.bears != Bears::Nothing, None),
-            (Sky::Calm | Sky::At { .. }, _) => (false, None),
+            Runtimes::Workers(_) | Runtimes::EarlyPeer(_) => None,
         };
-        Self(Arc::new(Inner { shared, api, nats, clock, prefix, operator, stop, runtimes, wipes, deaths }))
+        Self(Arc::new(Inner { shared, api, nats, clock, prefix, operator, stop, runtimes, sky, wipes, deaths }))
     }
 
     async fn open(&self, scenario: &Scenario) {
@@ -235,22 +242,6 @@ impl Stage {
         }
     }
 
-    /// Somebody starts a second operator by mistake, again and again; each is killed after a while.
-    async fn rivals(self) {
-        for number in 1.. {
-            let (pause, life) = self.0.shared.fates.throw(|dice| (dice.random_range(0..20), dice.random_range(1..30)));
-            sleep(Duration::from_secs(pause)).await;
-            let door = Door::new(&format!("rival-{number}"), Role::Operator);
-            self.0.shared.trace.note(format_args!("{door} starts"));
-            let process = tokio::spawn(controller::run(self.options(&door), CancellationToken::new()));
-            let _ = timeout(Duration::from_secs(life), door.shut_down()).await;
-            door.shut();
-            process.abort();
-            self.0.nats.forget(&door);
-            self.0.shared.trace.note(format_args!("{door} is dead"));
-        }
-    }
-
     fn options(&self, door: &Door) -> Options {
         Options {
             client: self.0.api.client(door),
@@ -283,108 +274,6 @@ impl Stage {
             }
             changed.await;
         }
-    }
-
-    /// Links that go, an API server that is away, watches that end.
-    async fn storm(self) {
-        let Inner { shared, api, .. } = &*self.0;
-        loop {
-            let (pause, what, length) = shared
-                .fates
-                .throw(|dice| (dice.random_range(100..8000), dice.random_range(0..14), dice.random_range(50..8000)));
-            sleep(Duration::from_millis(pause)).await;
-            let length = Duration::from_millis(length);
-            match what {
-                0..=2 => {
-                    let door = self.operator();
-                    self.blink(door, length);
-                }
-                3..=4 if !shared.fates.is_silence() => {
-                    let doors = self.runtimes();
-                    let at = shared.fates.throw(|dice| dice.random_range(0..doors.len()));
-                    self.blink(doors[at].clone(), length);
-                }
-                5 => {
-                    shared.trace.note(format_args!("the history is cut"));
-                    api.compact();
-                }
-                6..=7 => {
-                    shared.trace.note(format_args!("the API server is away for {} ms", length.as_millis() * 3));
-                    shared.fates.outage(length * 3);
-                }
-                8 => {
-                    shared.trace.note(format_args!("all links go at once"));
-                    let doors = self.runtimes().into_iter().filter(|_| !shared.fates.is_silence());
-                    for door in doors.chain([self.operator()]) {
-                        self.blink(door, length);
-                    }
-                }
-                9 => {
-                    // Whoever is stopped in time stores what it knows, and the next one has less to ask.
-                    shared.trace.note(format_args!("the operator is asked to stop"));
-                    self.0.stop.lock().expect("nobody panics while holding it").cancel();
-                }
-                10..=11 if self.0.wipes => self.spoil_streams(length),
-                12..=13 => self.clone().bury(),
-                _ => {}
-            }
-        }
-    }
-
-    /// Streams are emptied by a server that restarts without its disk, deleted by somebody, or too full to take more.
-    fn spoil_streams(&self, length: Duration) {
-        let Inner { shared, nats, .. } = &*self.0;
-        match shared.fates.throw(|dice| dice.random_range(0..3)) {
-            0 => {
-                shared.trace.note(format_args!("the bus restarts without what it kept"));
-                nats.wipe();
-                let doors = self.runtimes().into_iter().filter(|_| !shared.fates.is_silence());
-                for door in doors.chain([self.operator()]) {
-                    self.blink(door, length);
-                }
-            }
-            1 => {
-                shared.trace.note(format_args!("the streams are deleted"));
-                nats.wipe();
-            }
-            _ => {
-                shared.trace.note(format_args!("streams take nothing for {} ms", length.as_millis() * 3));
-                nats.fill_up(length * 3);
-            }
-        }
-    }
-
-    /// A runtime dies, where that may be, and after a while another one comes in its place, which knows nothing.
-    fn bury(self) {
-        let Inner { shared, nats, .. } = &*self.0;
-        let Some(script) = self.0.deaths else { return };
-        let doors = self.runtimes();
-        let (at, pause) = shared.fates.throw(|dice| (dice.random_range(0..doors.len()), dice.random_range(100..3000)));
-        if doors[at].is_shut() {
-            return;
-        }
-        shared.trace.note(format_args!("{} dies", doors[at]));
-        shared.checks.died(doors[at].name());
-        doors[at].shut();
-        nats.forget(&doors[at]);
-        tokio::spawn(async move {
-            sleep(Duration::from_millis(pause)).await;
-            let Inner { shared, nats, prefix, .. } = &*self.0;
-            let name = format!("{}-again", doors[at]);
-            shared.trace.note(format_args!("{name} is hired"));
-            let door = hire(&name, nats, shared, prefix, script).await;
-            self.0.runtimes.lock().expect("nobody panics while holding it")[at] = door;
-        });
-    }
-
-    fn blink(&self, door: Door, length: Duration) {
-        self.0.shared.trace.note(format_args!("the link of {door} goes for {} ms", length.as_millis()));
-        self.0.nats.cut(&door);
-        let nats = self.0.nats.clone();
-        tokio::spawn(async move {
-            sleep(length).await;
-            nats.mend(&door);
-        });
     }
 
     // === the person ===
