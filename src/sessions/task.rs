@@ -34,6 +34,9 @@ const ORDERS_MAX: usize = 16;
 /// Without a stored write for so long, nothing new is offered: what a crash could forget stays bounded.
 const UNSTORED_MAX: Duration = Duration::from_secs(15);
 
+/// Between two tries to read what was missed. Soon, because what is heard meanwhile is read again, too.
+const READ_AGAIN: Duration = Duration::from_secs(1);
+
 /// `Pmp-Origin` of all that a session says: the cluster, or the one process of a laptop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin(pub String);
@@ -183,6 +186,7 @@ pub fn spawn(bus: Bus, inbound: &InboundHandle, start: Start, store: impl Store,
         standing: BusStanding::Unknown,
         proved: None,
         epoch: None,
+        read_again_at: None,
         must_ask,
         contest: Contest::default(),
         challenged: None,
@@ -250,6 +254,8 @@ struct Task {
     proved: Option<u64>,
     /// The same at the last resync, when the past was read.
     epoch: Option<u64>,
+    /// What was missed could not be read, or not to its end: when to try again.
+    read_again_at: Option<Instant>,
     /// Runtimes may hold attempts that we do not know of.
     must_ask: bool,
     contest: Contest,
@@ -310,6 +316,7 @@ impl Task {
             let clock = self.session.poll_timeout().map(|due| self.clock.instant_of(due));
             let store = self.store_timer();
             let contest = self.contest.until();
+            let read_again = self.read_again_at;
             tokio::select! {
                 biased;
                 () = forgotten.cancelled() => return self.forget().await,
@@ -327,6 +334,9 @@ impl Task {
                 () = sleep_until(clock.unwrap_or_else(Instant::now)), if clock.is_some() => self.feed(Input::Tick).await,
                 () = sleep_until(store.unwrap_or_else(Instant::now)), if store.is_some() => self.set_gate().await,
                 () = sleep_until(contest.unwrap_or_else(Instant::now)), if contest.is_some() => self.set_gate().await,
+                () = sleep_until(read_again.unwrap_or_else(Instant::now)), if read_again.is_some() => {
+                    self.catch_up().await;
+                }
             }
         }
     }
@@ -402,6 +412,7 @@ impl Task {
     /// The bus is proved, in a new epoch or for the first time; or it is not.
     async fn heard_of_bus(&mut self, ready: Ready) {
         self.proved = ready.epoch();
+        self.read_again_at = None;
         let keeps = matches!(ready, Ready::Yes { keeping: Keeping::Reports, .. });
         self.note_standing(ready.into());
         if self.proved.is_none() {
@@ -409,18 +420,29 @@ impl Task {
         }
         if keeps {
             // The past first: what it says is true whatever anybody answers.
-            match self.sink.catch_up().await {
-                Ok(0) => {}
-                Ok(messages) => {
-                    tracing::debug!(session = %self.speech.session, messages, "reading what was missed");
-                    return;
-                }
-                // Whoever holds anything is asked in any case.
-                Err(error) => tracing::warn!(session = %self.speech.session, %error, "what was missed cannot be read"),
-            }
+            self.catch_up().await;
         }
         if !self.sink.is_catching_up() {
             self.link(self.proved).await;
+        }
+    }
+
+    /// Begins to read what was missed, if there is anything. Whoever holds an attempt is asked in any case, but for peers
+    /// that answer nothing the stream is all there is.
+    async fn catch_up(&mut self) {
+        self.read_again_at = None;
+        if self.sink.is_catching_up() {
+            return;
+        }
+        match self.sink.catch_up().await {
+            Ok(0) => {}
+            Ok(messages) => {
+                tracing::debug!(session = %self.speech.session, messages, "reading what was missed");
+            }
+            Err(error) => {
+                tracing::warn!(session = %self.speech.session, %error, "what was missed cannot be read now");
+                self.read_again_at = Some(Instant::now() + READ_AGAIN);
+            }
         }
     }
 
@@ -460,6 +482,7 @@ impl Task {
             Arrival::CaughtUp => {
                 // Stored at once, or a process that is killed soon again leaves as much to read to the next, and more.
                 self.urgency = Urgency::Now;
+                self.read_again_at = self.sink.is_behind().then(|| Instant::now() + READ_AGAIN);
                 self.link(self.proved).await;
             }
             Arrival::Message(message) => self.heard(*message).await,

@@ -130,6 +130,11 @@ impl Sink {
         Ok(left)
     }
 
+    /// Whether there is more of the past than was given: [`Self::catch_up`] asks for it.
+    pub fn is_behind(&self) -> bool {
+        self.is_behind
+    }
+
     /// Whether the past is still being given.
     pub fn is_catching_up(&self) -> bool {
         self.past.is_some()
