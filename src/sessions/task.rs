@@ -34,8 +34,8 @@ const ORDERS_MAX: usize = 16;
 /// Without a stored write for so long, nothing new is offered: what a crash could forget stays bounded.
 const UNSTORED_MAX: Duration = Duration::from_secs(15);
 
-/// Between two tries to read what the stream has and nobody heard.
-const PAST_RETRY: Duration = Duration::from_secs(5);
+/// Between two tries to read what the stream has and nobody heard. Soon, because what is heard meanwhile is read again, too.
+const PAST_RETRY: Duration = Duration::from_secs(1);
 
 /// `Pmp-Origin` of all that a session says: the cluster, or the one process of a laptop.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -431,6 +431,9 @@ impl Task {
     /// asked in any case.
     async fn read_past(&mut self) {
         self.past_at = None;
+        if self.sink.is_catching_up() {
+            return;
+        }
         match self.sink.catch_up().await {
             Ok(0) => {}
             Ok(messages) => tracing::debug!(session = %self.speech.session, messages, "reading what was missed"),

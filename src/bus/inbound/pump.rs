@@ -24,32 +24,38 @@ pub(super) async fn run(
     keeping: watch::Receiver<(u64, Keeping)>,
 ) {
     let _end = EndOfSinks(&routes);
-    let mut messages = stream::select_all(subscriptions.into_iter().map(raw));
+    let plain = stream::select_all(subscriptions.into_iter().map(raw));
+    let plain = plain.map(|message| Some(Heard::Plainly(message))).chain(stream::iter([None]));
+    let stored = stream::poll_fn(move |cx| stored.poll_recv(cx)).map(|said| Some(Heard::FromStream(said)));
+    let stored = stored.chain(stream::iter([Some(Heard::NoStream)]));
+    // In turn and not by chance: neither can crowd out the other, and a simulation can be replayed.
+    let mut heard = stream::select(plain, stored);
     let mut pump = Pump { routes: &routes, keeping, twins: Twins::new(Instant::now()), has_stream: true };
     loop {
         let due = pump.twins.due();
         tokio::select! {
-            // In a fixed order, so that a simulation can be replayed.
             biased;
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                 while let Some(command) = pump.twins.release(Some(Instant::now())) {
                     pump.routes.route(command, None);
                 }
             }
-            message = messages.next() => {
-                let Some(message) = message else { return };
-                pump.hear(message);
-                // In turns, or a flood of plain messages would keep the stream from being read.
-                if let Ok(said) = stored.try_recv() {
-                    pump.told(said);
-                }
-            }
-            said = stored.recv(), if pump.has_stream => match said {
-                Some(said) => pump.told(said),
-                None => pump.has_stream = false,
+            heard = heard.next() => match heard.flatten() {
+                Some(Heard::Plainly(message)) => pump.hear(message),
+                Some(Heard::FromStream(said)) => pump.told(said),
+                Some(Heard::NoStream) => pump.has_stream = false,
+                None => return,
             },
         }
     }
+}
+
+/// What the pump is given.
+enum Heard {
+    Plainly(Message),
+    FromStream(FromStream),
+    /// Nothing comes from a stream any more.
+    NoStream,
 }
 
 struct Pump<'a> {

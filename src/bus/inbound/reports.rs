@@ -138,12 +138,12 @@ impl Reader<'_> {
     async fn follow(&mut self, mut reading: Reading, link: &mut watch::Receiver<Link>, epoch: u64) -> Ended {
         loop {
             let stored = tokio::select! {
-                // In a fixed order, so that a simulation can be replayed.
+                // What was read of another connection is read again.
                 biased;
-                stored = reading.messages.next() => stored,
                 other = link.wait_for(|link| link.epoch != epoch || !link.is_connected()) => {
                     return if other.is_ok() { Ended::Link } else { Ended::Pump };
                 }
+                stored = reading.messages.next() => stored,
             };
             let stored = match stored {
                 Some(Ok(stored)) => stored,

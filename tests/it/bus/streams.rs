@@ -1,4 +1,4 @@
-//! Streams: what every storage does, and what only JetStream can do to us.
+//! Streams: what every storage does, the real server's and the simulation's; and what only JetStream can do to us.
 
 use std::time::Duration;
 
@@ -12,8 +12,35 @@ use serde_json::json;
 use super::{DEADLINE, connected, options};
 use crate::support::{NatsConfig, eventually, nats, shared_nats, unique};
 
-async fn bus() -> Bus {
-    connected(options(shared_nats().await)).await
+/// Makes each law two tests.
+macro_rules! laws {
+    ($($law:ident)*) => {
+        mod over_nats {
+            use super::*;
+            $(#[tokio::test] async fn $law() {
+                let server = shared_nats().await;
+                super::$law(connected(options(server)).await, unique("stream")).await;
+            })*
+        }
+        mod in_the_simulation {
+            use super::*;
+            $(#[tokio::test] async fn $law() { super::$law(crate::sim::calm_bus(), unique("stream")).await; })*
+        }
+    };
+}
+
+laws! {
+    a_stream_is_made_once_and_brought_in_line
+    what_is_published_is_kept_in_order_and_read_from_anywhere
+    a_repeated_message_is_kept_once_and_the_oldest_of_a_subject_go_first
+    subjects_are_listed_the_last_message_is_found_and_a_purge_spares_what_came_later
+    a_foreign_stream_over_a_subject_is_named_and_left_alone
+    what_is_published_by_hand_is_heard_whether_a_stream_takes_it_or_not
+    a_reading_goes_from_the_past_to_what_comes
+    the_oldest_go_when_there_is_no_room
+    a_stream_that_was_purged_goes_on_counting
+    what_is_not_there_is_named
+    what_the_bus_keeps_of_a_session_is_removed_and_its_neighbours_stay
 }
 
 fn storage(bus: &Bus) -> &dyn Storage {
@@ -43,9 +70,7 @@ fn text(stored: &Stored) -> &str {
     std::str::from_utf8(&stored.message.body).unwrap()
 }
 
-#[tokio::test]
-async fn a_stream_is_made_once_and_brought_in_line() {
-    let (bus, name) = (bus().await, unique("stream"));
+async fn a_stream_is_made_once_and_brought_in_line(bus: Bus, name: String) {
     let storage = storage(&bus);
     let first = storage.ensure(&wish(&name)).await.unwrap();
     assert_eq!((first.first, first.last), (1, 0));
@@ -56,9 +81,7 @@ async fn a_stream_is_made_once_and_brought_in_line() {
     assert!(!storage.keeps(&format!("{name}-else.s.c")).await.unwrap());
 }
 
-#[tokio::test]
-async fn what_is_published_is_kept_in_order_and_read_from_anywhere() {
-    let (bus, name) = (bus().await, unique("stream"));
+async fn what_is_published_is_kept_in_order_and_read_from_anywhere(bus: Bus, name: String) {
     let storage = storage(&bus);
     storage.ensure(&wish(&name)).await.unwrap();
     for n in 1..=3 {
@@ -88,9 +111,7 @@ async fn what_is_published_is_kept_in_order_and_read_from_anywhere() {
     assert_eq!(next(&mut since).await.sequence, 2);
 }
 
-#[tokio::test]
-async fn a_repeated_message_is_kept_once_and_the_oldest_of_a_subject_go_first() {
-    let (bus, name) = (bus().await, unique("stream"));
+async fn a_repeated_message_is_kept_once_and_the_oldest_of_a_subject_go_first(bus: Bus, name: String) {
     let storage = storage(&bus);
     storage.ensure(&wish(&name)).await.unwrap();
     let named = || Message::new(format!("{name}.s.a"), "once").with_header("Nats-Msg-Id", "m1");
@@ -107,9 +128,7 @@ async fn a_repeated_message_is_kept_once_and_the_oldest_of_a_subject_go_first() 
     assert!(matches!(large, Err(Error::Stream { .. })), "{large:?}");
 }
 
-#[tokio::test]
-async fn subjects_are_listed_the_last_message_is_found_and_a_purge_spares_what_came_later() {
-    let (bus, name) = (bus().await, unique("stream"));
+async fn subjects_are_listed_the_last_message_is_found_and_a_purge_spares_what_came_later(bus: Bus, name: String) {
     let storage = storage(&bus);
     storage.ensure(&wish(&name)).await.unwrap();
     for (session, body) in [("s", "1"), ("t", "2"), ("s", "3")] {
@@ -130,9 +149,7 @@ async fn subjects_are_listed_the_last_message_is_found_and_a_purge_spares_what_c
     assert_eq!(storage.last(&name, &subjects[1]).await.unwrap().unwrap().sequence, 2);
 }
 
-#[tokio::test]
-async fn a_foreign_stream_over_a_subject_is_named_and_left_alone() {
-    let (bus, name) = (bus().await, unique("stream"));
+async fn a_foreign_stream_over_a_subject_is_named_and_left_alone(bus: Bus, name: String) {
     let storage = storage(&bus);
     let other = StreamWish { name: format!("{name}-other"), owner: "them".to_owned(), ..wish(&name) };
     storage.ensure(&other).await.unwrap();
@@ -145,6 +162,83 @@ async fn a_foreign_stream_over_a_subject_is_named_and_left_alone() {
     assert!(matches!(foreign, Err(Error::ForeignStream { .. })), "{foreign:?}");
     let covered = StreamWish { owner: "us".to_owned(), name: format!("{name}-taken"), ..taken };
     storage.ensure(&covered).await.unwrap();
+}
+
+async fn what_is_published_by_hand_is_heard_whether_a_stream_takes_it_or_not(bus: Bus, name: String) {
+    let storage = storage(&bus);
+    storage.ensure(&wish(&name)).await.unwrap();
+    let mut heard = bus.subscribe(&format!("{name}.>"), None).await.unwrap();
+    bus.prove(&mut heard, &format!("{name}.proof"), DEADLINE).await.unwrap();
+    let nobody = storage.publish(Message::new(format!("{name}-else.s"), "")).await;
+    assert!(matches!(nobody, Err(Error::NoResponders { .. })), "{nobody:?}");
+    assert_eq!(storage.publish(Message::new(format!("{name}.s.a"), "kept")).await.unwrap(), 1);
+    let large = storage.publish(Message::new(format!("{name}.s.a"), "x".repeat(2000))).await;
+    assert!(matches!(large, Err(Error::Stream { .. })), "{large:?}");
+    let passed_on = storage.publish(Message::new(format!("{name}.s.c"), "passed on")).await;
+    assert!(matches!(passed_on, Err(Error::Timeout { .. })), "{passed_on:?}");
+    for body in ["kept", "x", "passed on"] {
+        let message = super::next_body(&mut heard).await;
+        assert!(message.starts_with(body.as_bytes()), "{message:?}");
+    }
+}
+
+async fn a_reading_goes_from_the_past_to_what_comes(bus: Bus, name: String) {
+    let storage = storage(&bus);
+    storage.ensure(&wish(&name)).await.unwrap();
+    for body in ["past", "passed over"] {
+        let subject = if body == "past" { "a" } else { "b" };
+        storage.publish(Message::new(format!("{name}.s.{subject}"), body)).await.unwrap();
+    }
+    let mut reading = storage.read(&name, &[format!("{name}.*.a")], Begin::Sequence(1)).await.unwrap();
+    assert_eq!(reading.pending, 1);
+    storage.publish(Message::new(format!("{name}.t.a"), "next")).await.unwrap();
+    let (past, next) = (next(&mut reading).await, next(&mut reading).await);
+    assert_eq!((past.sequence, text(&past)), (1, "past"));
+    assert_eq!((next.sequence, text(&next)), (3, "next"));
+    assert!(past.at <= next.at);
+    // Past the end is the next that comes.
+    let mut ahead = storage.read(&name, &[], Begin::Sequence(4)).await.unwrap();
+    assert_eq!(ahead.pending, 0);
+    storage.publish(Message::new(format!("{name}.t.b"), "new")).await.unwrap();
+    assert_eq!(self::next(&mut ahead).await.sequence, 4);
+}
+
+async fn the_oldest_go_when_there_is_no_room(bus: Bus, name: String) {
+    let storage = storage(&bus);
+    let wish = StreamWish { bytes_max: Some(4096), messages_per_subject_max: None, ..wish(&name) };
+    storage.ensure(&wish).await.unwrap();
+    for n in 1..=20 {
+        assert_eq!(storage.publish(Message::new(format!("{name}.s.a"), "x".repeat(500))).await.unwrap(), n);
+    }
+    let facts = storage.facts(&name).await.unwrap();
+    assert_eq!(facts.last, 20);
+    assert!((10..=17).contains(&facts.first), "{facts:?}");
+    let mut reading = storage.read(&name, &[], Begin::Sequence(1)).await.unwrap();
+    assert_eq!(next(&mut reading).await.sequence, facts.first);
+}
+
+async fn a_stream_that_was_purged_goes_on_counting(bus: Bus, name: String) {
+    let storage = storage(&bus);
+    let made = storage.ensure(&wish(&name)).await.unwrap();
+    for _ in 0..2 {
+        storage.publish(Message::new(format!("{name}.s.a"), "")).await.unwrap();
+    }
+    storage.purge(&name, &format!("{name}.>"), 3).await.unwrap();
+    let facts = storage.facts(&name).await.unwrap();
+    assert_eq!((facts.first, facts.last, facts.created), (3, 2, made.created));
+    assert_eq!(storage.read(&name, &[], Begin::Sequence(1)).await.unwrap().pending, 0);
+    assert_eq!(storage.publish(Message::new(format!("{name}.s.a"), "")).await.unwrap(), 3);
+}
+
+async fn what_is_not_there_is_named(bus: Bus, name: String) {
+    let storage = storage(&bus);
+    let facts = storage.facts(&name).await;
+    assert!(matches!(facts, Err(Error::NoStream { .. })), "{facts:?}");
+    let reading = storage.read(&name, &[], Begin::New).await;
+    assert!(matches!(reading, Err(Error::NoStream { .. })), "{reading:?}");
+    let purged = storage.purge(&name, ">", 1).await;
+    assert!(matches!(purged, Err(Error::NoStream { .. })), "{purged:?}");
+    assert!(!storage.keeps(&format!("{name}.s.a")).await.unwrap());
 }
 
 #[tokio::test]
@@ -181,10 +275,8 @@ async fn a_reading_ends_with_an_error_when_its_server_goes_away() {
     eventually(DEADLINE, "the stream is there again", async || storage(&bus).facts(&name).await.ok()).await;
 }
 
-#[tokio::test]
-async fn what_the_bus_keeps_of_a_session_is_removed_and_its_neighbours_stay() {
-    let bus = bus().await;
-    let prefix = Prefix::new(&format!("plan.{}", unique("purge"))).unwrap();
+async fn what_the_bus_keeps_of_a_session_is_removed_and_its_neighbours_stay(bus: Bus, name: String) {
+    let prefix = Prefix::new(&format!("plan.{name}")).unwrap();
     let (gone, stays) = (SessionId::new("gone").unwrap(), SessionId::new("stays").unwrap());
     for wish in [streams::reports(&prefix), streams::record(&prefix)] {
         storage(&bus).ensure(&wish).await.unwrap();

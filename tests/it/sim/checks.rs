@@ -3,7 +3,7 @@
 //! It knows the promises and not how they are kept: it reads what crosses the doors, as an outsider could.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard},
 };
 
@@ -11,7 +11,7 @@ use pmp::{
     bus::Message,
     engine::{AttemptToken, ReportStatus},
     manifest::PhaseId,
-    protocol::{StateMessage, TargetMessage},
+    protocol::{Command, ControlMessage, StateMessage, TargetMessage},
 };
 use serde_json::Value;
 
@@ -26,6 +26,7 @@ const ATTEMPTS_MAX: u32 = 60;
 /// One attempt that some runtime began.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Executed {
+    pub runtime: String,
     pub session: String,
     pub phase: String,
     /// Absent for peers that know none.
@@ -51,6 +52,10 @@ struct Inner {
     /// What each token was first said to mean.
     meanings: BTreeMap<String, Value>,
     executed: Vec<Executed>,
+    /// Attempts that failed by their runtime's own word, and those that an operator called off.
+    ended: BTreeSet<String>,
+    /// Runtimes that died.
+    dead: BTreeSet<String>,
 }
 
 impl Checks {
@@ -59,22 +64,40 @@ impl Checks {
         self.inner().executed.iter().filter(|one| one.phase == phase).count()
     }
 
-    /// A runtime begins: what it was granted, nobody else ever had, and nobody is done with.
-    pub fn begins(&self, runtime: &str, executed: Executed) -> Vec<String> {
+    /// A runtime begins: what it was granted nobody else ever had but the dead, nobody is done with, and no other attempt
+    /// of that run is still somebody's.
+    pub fn begins(&self, executed: Executed) -> Vec<String> {
         let mut inner = self.inner();
         let mut found = Vec::new();
-        let Executed { session, phase, token } = &executed;
+        let Executed { runtime, session, phase, token } = &executed;
         if let Some(token) = token {
-            if inner.executed.iter().any(|one| one.token.as_ref() == Some(token)) {
-                found.push(format!("{runtime} runs {phase} of {session} though that attempt ran before"));
-            }
             let row = inner.manifests.get(session).and_then(|object| Row::of(object, phase));
-            if row.is_some_and(|row| row.state == "Complete" && row.has_token(token)) {
+            let is_of_run = |token: &str| row.as_ref().is_some_and(|row| row.has_token(token));
+            for one in inner.executed.iter().filter(|one| one.phase == *phase && !inner.dead.contains(&one.runtime)) {
+                let Some(before) = &one.token else { continue };
+                if before == token {
+                    found.push(format!("{runtime} runs {phase} of {session} though that attempt ran before"));
+                } else if is_of_run(before) && is_of_run(token) && !inner.ended.contains(before) {
+                    let holder = &one.runtime;
+                    found.push(format!("{runtime} runs {phase} of {session} again though {holder} lives and has it"));
+                }
+            }
+            if row.as_ref().is_some_and(|row| row.state == "Complete" && row.has_token(token)) {
                 found.push(format!("{runtime} runs {phase} of {session} though it is stored as complete"));
             }
         }
         inner.executed.push(executed);
         found
+    }
+
+    /// A runtime ends an attempt with failure.
+    pub fn failed(&self, token: &str) {
+        self.inner().ended.insert(token.to_owned());
+    }
+
+    /// A runtime dies, with all that it runs and all that it knows.
+    pub fn died(&self, runtime: &str) {
+        self.inner().dead.insert(runtime.to_owned());
     }
 
     /// An operator heard something; only reports matter here.
@@ -86,10 +109,18 @@ impl Checks {
         self.inner().heard.entry(key).or_default().push((token, state.status));
     }
 
-    /// Somebody said something; only an operator's targets matter here.
+    /// Somebody said something; only an operator's targets and cancels matter here.
     pub fn said(&self, door: &Door, message: &Message) -> Vec<String> {
-        let Some((session, "target")) = place(&message.subject) else { return Vec::new() };
-        if !door.is_operator() {
+        let Some((session, channel)) = place(&message.subject).filter(|_| door.is_operator()) else {
+            return Vec::new();
+        };
+        if channel == "control"
+            && let Ok(control) = ControlMessage::parse(&message.body)
+            && control.command == Command::CancelAttempt
+        {
+            self.inner().ended.extend(control.attempt.map(|token| token.to_string()));
+        }
+        if channel != "target" {
             return Vec::new();
         }
         let target = match TargetMessage::parse(&message.body) {

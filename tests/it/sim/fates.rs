@@ -11,7 +11,7 @@ use std::{
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tokio::time::Instant;
 
-use super::{api::Failure, world::Door};
+use super::{api::Failure, bus::Way, world::Door};
 
 /// How long a session listens after it asked who holds what; the default of `timeouts.offer`.
 pub const SILENCE: Duration = Duration::from_secs(5);
@@ -50,6 +50,10 @@ pub struct Climate {
     pub lag_max: Duration,
     /// A second operator is started by mistake, and killed, and started.
     pub rivals: bool,
+    /// Streams are deleted, or cannot store for a while.
+    pub wipes: bool,
+    /// Runtimes die with all that they run, and others are started in their place.
+    pub deaths: bool,
 }
 
 impl Climate {
@@ -70,6 +74,8 @@ impl Climate {
             slow,
             lag_max: Duration::from_secs([0, 2, 30][rng.random_range(0..3)]),
             rivals: rng.random_bool(0.25),
+            wipes: rng.random_bool(0.5),
+            deaths: rng.random_bool(0.5),
         }
     }
 }
@@ -81,6 +87,8 @@ pub enum Effect {
     Write,
     /// Of a Kubernetes Event, which nobody reads back but its writer.
     Event,
+    /// To the streams of the bus.
+    Stream,
     Message(Weight),
 }
 
@@ -91,9 +99,16 @@ impl Effect {
         match self {
             Self::Write => &[Crash, CrashStale, DoneButFailed, Unanswered, Late, Stale, Relist],
             Self::Event => &[Crash, DoneButFailed],
+            Self::Stream => &[Crash, DoneButFailed, Unanswered, Late],
             Self::Message(Weight::Told | Weight::Asks | Weight::Report | Weight::Probe) => &[Crash],
             Self::Message(Weight::Plain | Weight::Precious) => &[Crash, DoneButFailed, Late],
         }
+    }
+
+    /// Whether the mishap can make another difference where streams are kept: what goes wrong with the API server alone is
+    /// gone through without them.
+    pub fn concerns_the_bus(self, mishap: Mishap) -> bool {
+        matches!(self, Self::Stream | Self::Message(_)) || matches!(mishap, Mishap::Crash | Mishap::CrashStale)
     }
 }
 
@@ -132,10 +147,21 @@ pub struct ReadFate {
 #[derive(Default)]
 pub struct PublishFate {
     pub effect: u64,
-    pub lost: bool,
+    pub lost: Lost,
     pub hold: Duration,
     pub twice: bool,
     pub crash: bool,
+}
+
+/// Where a message is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Lost {
+    #[default]
+    Nowhere,
+    /// On its way to the server.
+    Before,
+    /// On its way from the server to whoever is subscribed. Only what a stream has, which makes it good.
+    Behind,
 }
 
 /// What kind of message it is, as far as fate cares.
@@ -201,6 +227,16 @@ impl Fates {
         (inner.sky, inner.outage_until, inner.stale_until) = (Sky::Calm, Instant::now(), Instant::now());
     }
 
+    /// From now on this goes wrong.
+    pub fn brew(&self, sky: Sky) {
+        self.inner().sky = sky;
+    }
+
+    /// As it is now.
+    pub fn sky(&self) -> Sky {
+        self.inner().sky
+    }
+
     /// For whatever else of a schedule is left to chance.
     pub fn throw<T>(&self, dice: impl FnOnce(&mut SmallRng) -> T) -> T {
         dice(&mut self.inner().rng)
@@ -238,8 +274,40 @@ impl Fates {
         if !door.is_operator() {
             return ReadFate { delay: Duration::ZERO, refused: None };
         }
-        let refused = inner.is_refused().then(unavailable);
+        let refused = inner.is_refused(Effect::Write).then(unavailable);
         ReadFate { delay: inner.pause(), refused }
+    }
+
+    /// Of a question to the streams: as of a change there, but that nobody counts it.
+    pub fn look(&self, door: &Door) -> WriteFate {
+        let mut inner = self.inner();
+        let mut fate = WriteFate { effect: 0, delay: Duration::ZERO, refused: None, after: After::Answer };
+        if door.is_operator()
+            && let Sky::Storm(climate) = inner.sky
+        {
+            fate.delay = inner.pause();
+            fate.refused = inner.is_refused(Effect::Stream).then(unavailable);
+            if inner.chance(climate.unanswered) {
+                fate.after = After::Silence;
+            }
+        }
+        fate
+    }
+
+    /// Of a message on its way from a stream to a reader.
+    pub fn reading(&self, door: &Door) -> Way {
+        let mut inner = self.inner();
+        let mut way = Way::default();
+        if door.is_operator()
+            && let Sky::Storm(climate) = inner.sky
+        {
+            if inner.chance(climate.lost) {
+                way.lost = Some(inner.upto(Duration::from_secs(6)));
+            } else if inner.chance(climate.held) {
+                way.hold = inner.upto(climate.hold_max);
+            }
+        }
+        way
     }
 
     pub fn write(&self, door: &Door, kind: Effect) -> WriteFate {
@@ -267,7 +335,7 @@ impl Fates {
                 Mishap::Relist => inner.relist_due = true,
             },
             Sky::Storm(climate) => {
-                if inner.is_refused() {
+                if inner.is_refused(kind) {
                     fate.refused = Some(if inner.chance(0.5) { unavailable() } else { too_many() });
                 } else if inner.crashes(climate) {
                     fate.after = After::Crash;
@@ -306,7 +374,11 @@ impl Fates {
                     inner.stale();
                     fate.crash = true;
                 }
-                Mishap::DoneButFailed | Mishap::Unanswered => fate.lost = !is_protected && weight != Weight::Precious,
+                Mishap::DoneButFailed | Mishap::Unanswered => {
+                    if !is_protected && weight != Weight::Precious {
+                        fate.lost = Lost::Before;
+                    }
+                }
                 Mishap::Late if !is_protected => fate.hold = Duration::from_secs(4),
                 Mishap::Late => {}
                 Mishap::Stale => inner.stale(),
@@ -317,7 +389,11 @@ impl Fates {
                 if is_protected {
                     fate.hold = inner.upto(climate.hold_max.min(Duration::from_millis(300)));
                 } else {
-                    fate.lost = inner.chance(climate.lost) && weight != Weight::Precious;
+                    if inner.chance(climate.lost) && weight != Weight::Precious {
+                        fate.lost = Lost::Before;
+                    } else if !door.is_operator() && inner.chance(climate.lost) {
+                        fate.lost = Lost::Behind;
+                    }
                     fate.twice = inner.chance(climate.twice);
                     if inner.chance(climate.held) {
                         fate.hold = inner.upto(climate.hold_max);
@@ -354,9 +430,10 @@ impl Inner {
         is_it
     }
 
-    fn is_refused(&mut self) -> bool {
+    fn is_refused(&mut self, kind: Effect) -> bool {
         let Sky::Storm(climate) = self.sky else { return false };
-        Instant::now() < self.outage_until || self.chance(climate.refused)
+        let is_away = kind != Effect::Stream && Instant::now() < self.outage_until;
+        is_away || self.chance(climate.refused)
     }
 
     /// How long a call is on its way.

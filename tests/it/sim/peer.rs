@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use futures::StreamExt;
 use pmp::{
-    bus::{Bus, Message},
+    bus::{Bus, Link, Message},
     engine::ReportStatus,
     manifest::PhaseId,
     protocol::{Channel, Command, ControlMessage, Prefix, SessionId, StartMessage, StateMessage, TargetMessage},
@@ -22,8 +22,10 @@ const WORK: Duration = Duration::from_secs(1);
 /// How the peer learns what to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Habit {
-    /// Takes every target.
+    /// Takes every target, and says again what it knows of one that is offered again.
     Targets,
+    /// Takes every target, and says everything once, as soon as its link is up: whoever does not listen then never hears it.
+    Once,
     /// Walks the array of `.start` by itself, and says all it knows when asked.
     Start,
 }
@@ -36,6 +38,7 @@ struct Peer {
     known: BTreeMap<(SessionId, PhaseId), ReportStatus>,
     /// Phases to do, one after the other.
     queue: mpsc::UnboundedSender<(SessionId, PhaseId)>,
+    habit: Habit,
     revision: u64,
 }
 
@@ -44,12 +47,12 @@ pub async fn invite(name: &str, nats: &Nats, shared: &Shared, prefix: &Prefix, h
     let bus = nats.connect(&door);
     let listen = async |channel| bus.subscribe(&prefix.pattern(channel), None).await.expect("a legal pattern");
     let mut controls = listen(Channel::Control).await;
-    let mut news = listen(if habit == Habit::Targets { Channel::Target } else { Channel::Start }).await;
+    let mut news = listen(if habit == Habit::Start { Channel::Start } else { Channel::Target }).await;
     let (queue, mut todo) = mpsc::unbounded_channel();
     let (done, mut ended) = mpsc::unbounded_channel();
     let (prefix, shared) = (prefix.clone(), shared.clone());
     let known = BTreeMap::new();
-    let mut peer = Peer { door: door.clone(), bus, prefix, shared, known, queue, revision: 0 };
+    let mut peer = Peer { door: door.clone(), bus, prefix, shared, known, queue, habit, revision: 0 };
     tokio::spawn(async move {
         while let Some(one) = todo.recv().await {
             sleep(WORK).await;
@@ -63,9 +66,9 @@ pub async fn invite(name: &str, nats: &Nats, shared: &Shared, prefix: &Prefix, h
             tokio::select! {
                 biased;
                 Some((session, phase)) = ended.recv() => peer.end(session, phase).await,
-                Some(control) = controls.next() => peer.obey(&control, habit).await,
+                Some(control) = controls.next() => peer.obey(&control).await,
                 Some(message) = news.next() => match habit {
-                    Habit::Targets => peer.offered(&message).await,
+                    Habit::Targets | Habit::Once => peer.offered(&message).await,
                     Habit::Start => peer.started(&message).await,
                 },
                 else => return,
@@ -97,11 +100,15 @@ impl Peer {
     /// What it knows it says again; what it does not know it does.
     async fn begin(&mut self, session: SessionId, phase: PhaseId) {
         if let Some(status) = self.known.get(&(session.clone(), phase.clone())) {
-            return self.say(&session, &phase, *status).await;
+            if self.habit != Habit::Once {
+                self.say(&session, &phase, *status).await;
+            }
+            return;
         }
         self.shared.trace.note(format_args!("{} begins {phase}", self.door));
-        let executed = Executed { session: session.as_str().to_owned(), phase: phase.to_string(), token: None };
-        self.shared.judged(self.shared.checks.begins(self.door.name(), executed));
+        let (runtime, of) = (self.door.name().to_owned(), session.as_str().to_owned());
+        let executed = Executed { runtime, session: of, phase: phase.to_string(), token: None };
+        self.shared.judged(self.shared.checks.begins(executed));
         self.known.insert((session.clone(), phase.clone()), ReportStatus::Running);
         let _ = self.queue.send((session.clone(), phase.clone()));
         if self.revision == 0 {
@@ -117,10 +124,10 @@ impl Peer {
         self.say(&session, &phase, ReportStatus::Complete).await;
     }
 
-    async fn obey(&mut self, message: &Message, habit: Habit) {
+    async fn obey(&mut self, message: &Message) {
         let Some((session, _)) = self.prefix.parse(&message.subject) else { return };
         let Ok(control) = ControlMessage::parse(&message.body) else { return };
-        if control.command != Command::Report || habit == Habit::Targets {
+        if control.command != Command::Report || self.habit != Habit::Start {
             return;
         }
         for ((of, phase), status) in self.known.clone() {
@@ -143,7 +150,12 @@ impl Peer {
             retry_after: None,
             heartbeat: None,
         };
+        let message = Message::new(self.prefix.subject(session, Channel::State), state.to_bytes());
+        if self.habit == Habit::Once {
+            // The link is down for a while at most, and up whenever nobody is left to hear that it ended.
+            let _ = self.bus.link().wait_for(Link::is_connected).await;
+        }
         // It has no memory of what was not taken.
-        let _ = self.bus.publish(Message::new(self.prefix.subject(session, Channel::State), state.to_bytes())).await;
+        let _ = self.bus.publish(message).await;
     }
 }

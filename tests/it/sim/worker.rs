@@ -145,6 +145,9 @@ impl Worker {
         }
         self.set(&key, Stage::Running);
         let status = if cancel.is_cancelled() { ReportStatus::Failed } else { self.run(&key, &phase, cancel).await };
+        if status == ReportStatus::Failed && !self.door.is_shut() {
+            self.shared.checks.failed(key.1.as_str());
+        }
         self.set(&key, Stage::Ended(status));
         let mut pause = PAUSE_FIRST;
         while self.say(&key, &phase, status).await.is_err() {
@@ -183,8 +186,8 @@ impl Worker {
         let act = (self.script)(phase.as_str(), before);
         self.shared.trace.note(format_args!("{} begins {phase} ({act:?})", self.door));
         let (session, token) = (key.0.as_str().to_owned(), Some(key.1.to_string()));
-        let executed = Executed { session, phase: phase.to_string(), token };
-        self.shared.judged(self.shared.checks.begins(self.door.name(), executed));
+        let executed = Executed { runtime: self.door.name().to_owned(), session, phase: phase.to_string(), token };
+        self.shared.judged(self.shared.checks.begins(executed));
         let (status, length) = match act {
             Act::Complete(length) => (ReportStatus::Complete, length),
             Act::Fail(length) => (ReportStatus::Failed, length),

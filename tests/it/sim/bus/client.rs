@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures::Stream;
-use pmp::bus::{Answer, Error, Link, LinkState, Message, Source, Transport};
+use pmp::bus::{Answer, Error, Link, LinkState, Message, Source, Storage, Transport};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Member, Nats, QUEUE_MESSAGES_MAX};
@@ -24,7 +24,7 @@ pub struct Client {
 }
 
 impl Client {
-    fn check(&self, message: &Message) -> Result<(), Error> {
+    pub fn check(&self, message: &Message) -> Result<(), Error> {
         if let LinkState::Disconnected { reason } = &self.link.borrow().state {
             return Err(Error::Disconnected { reason: reason.clone() });
         }
@@ -44,7 +44,7 @@ impl Client {
         Ok(())
     }
 
-    async fn ask(&self, mut message: Message, timeout: Duration) -> Result<Message, Error> {
+    pub async fn ask(&self, mut message: Message, timeout: Duration) -> Result<Message, Error> {
         self.door.pass().await;
         self.check(&message)?;
         let subject = message.subject.clone();
@@ -97,6 +97,10 @@ impl Transport for Client {
 
     fn inbox(&self) -> String {
         format!("_INBOX_sim.{}", self.nats.state().next())
+    }
+
+    fn storage(&self) -> Option<&dyn Storage> {
+        Some(self)
     }
 }
 

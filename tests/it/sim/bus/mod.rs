@@ -1,24 +1,32 @@
 //! A NATS server in the process, behind [`pmp::bus::Transport`]: clients whose links go and come back, messages that are
-//! lost, late or out of order.
+//! lost, late or out of order; and streams, if the server is one that keeps any.
 //!
-//! `tests/it/bus/suite.rs` holds it to the same laws as a real server.
+//! `tests/it/bus/suite.rs` holds it to the same laws as a real server, `tests/it/bus/streams.rs` its streams.
 
 mod client;
+mod storage;
+mod streams;
 
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 
-use pmp::bus::{Bus, Link, LinkState, Message};
+use jiff::Timestamp;
+use pmp::{
+    bus::{Bus, Link, LinkState, Message},
+    sessions::Clock,
+};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::sleep,
 };
 
-use self::client::Client;
+pub use self::streams::Way;
+use self::{client::Client, streams::Streams};
 use super::{
-    fates::{PublishFate, Weight},
+    fates::{Lost, PublishFate, Weight},
     world::{Door, Shared},
 };
 
@@ -32,6 +40,17 @@ pub struct Nats(Arc<Inner>);
 struct Inner {
     state: Mutex<State>,
     shared: Shared,
+    clock: Clock,
+    server: Server,
+}
+
+/// What kind of server it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Server {
+    /// Passes on and forgets.
+    Plain,
+    /// JetStream is on.
+    Keeping,
 }
 
 #[derive(Default)]
@@ -43,6 +62,7 @@ struct State {
     waiting: HashMap<String, (u64, oneshot::Sender<Option<Message>>)>,
     /// By queue group.
     turns: BTreeMap<String, usize>,
+    streams: Streams,
 }
 
 struct Connected {
@@ -60,8 +80,12 @@ struct Member {
 }
 
 impl Nats {
-    pub fn new(shared: Shared) -> Self {
-        Self(Arc::new(Inner { state: Mutex::default(), shared }))
+    pub fn new(clock: Clock, shared: Shared, server: Server) -> Self {
+        Self(Arc::new(Inner { state: Mutex::default(), shared, clock, server }))
+    }
+
+    pub fn keeps(&self) -> bool {
+        self.0.server == Server::Keeping
     }
 
     /// A connection of this process, which is up.
@@ -77,6 +101,9 @@ impl Nats {
     pub fn cut(&self, door: &Door) {
         let reason = "the connection was lost".to_owned();
         self.each_link(door, |link| link.state = LinkState::Disconnected { reason: reason.clone() });
+        let mut state = self.state();
+        let gone = state.clients_of(door);
+        state.streams.end_readings(|reader| gone.contains(&reader.client), "the connection was lost");
     }
 
     /// They come back, and the process knows that it may have missed something.
@@ -91,11 +118,22 @@ impl Nats {
     /// A process that died: its subscriptions and requests are gone.
     pub fn forget(&self, door: &Door) {
         let mut state = self.state();
-        let gone: Vec<u64> =
-            state.clients.iter().filter(|(_, c)| c.door.name() == door.name()).map(|(id, _)| *id).collect();
+        let gone = state.clients_of(door);
+        state.streams.end_readings(|reader| gone.contains(&reader.client), "the connection is closed");
         state.clients.retain(|id, _| !gone.contains(id));
         state.members.retain(|_, member| !gone.contains(&member.client));
         state.waiting.retain(|_, (client, _)| !gone.contains(client));
+    }
+
+    /// All that streams keep is gone, and the streams themselves.
+    pub fn wipe(&self) {
+        self.state().streams.wipe();
+    }
+
+    /// Nothing can be stored for so long; what is published is passed on all the same.
+    pub fn fill_up(&self, length: Duration) {
+        let until = self.0.clock.now() + length;
+        self.state().streams.unable_until(until);
     }
 
     fn each_link(&self, door: &Door, change: impl Fn(&mut Link)) {
@@ -106,6 +144,14 @@ impl Nats {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().expect("nobody panics while holding it")
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.0.shared
+    }
+
+    fn on_streams<T>(&self, act: impl FnOnce(&mut Streams, Timestamp) -> T) -> T {
+        act(&mut self.state().streams, self.0.clock.now())
     }
 
     /// Takes a message from a client whose link is up, and does with it as fate has it.
@@ -120,16 +166,16 @@ impl Nats {
             note(shared, door, message, &fate);
             shared.judged(shared.checks.said(door, message));
         }
-        let times = if fate.lost { 0 } else { 1 + usize::from(fate.twice) };
+        let times = if fate.lost == Lost::Before { 0 } else { 1 + usize::from(fate.twice) };
         for _ in 0..times {
             if fate.hold.is_zero() {
-                self.deliver(message.clone());
+                self.arrive(message.clone(), fate.lost);
                 continue;
             }
-            let (nats, message, hold) = (self.clone(), message.clone(), fate.hold);
+            let (nats, message, hold, lost) = (self.clone(), message.clone(), fate.hold, fate.lost);
             tokio::spawn(async move {
                 sleep(hold).await;
-                nats.deliver(message);
+                nats.arrive(message, lost);
             });
         }
         if fate.crash {
@@ -145,8 +191,32 @@ impl Nats {
         }
     }
 
+    /// The message is at the server: streams keep it, whoever is subscribed hears it, but for what is lost behind the
+    /// server, which a stream makes good.
+    fn arrive(&self, message: Message, lost: Lost) {
+        let kept = if self.keeps() { self.keep(&message) } else { None };
+        let (is_kept, has_stream) = (matches!(kept, Some((_, Ok(_)))), kept.is_some());
+        let answer = kept.zip(message.reply.clone());
+        if lost != Lost::Behind || !is_kept {
+            self.deliver(message, has_stream);
+        }
+        if let Some(((stream, place), reply)) = answer {
+            self.deliver(Message::new(reply, storage::word(&stream, place)), false);
+        }
+    }
+
+    fn keep(&self, message: &Message) -> Option<(String, Result<u64, &'static str>)> {
+        let mut state = self.state();
+        let State { clients, streams, .. } = &mut *state;
+        let way = |client| match clients.get(&client) {
+            Some(client) => self.0.shared.fates.reading(&client.door),
+            None => Way::default(),
+        };
+        streams.keep(message, self.0.clock.now(), way)
+    }
+
     /// Puts the message where it is asked for, as far as links are up. A request that nobody hears is told so.
-    fn deliver(&self, message: Message) {
+    fn deliver(&self, message: Message, has_stream: bool) {
         let mut state = self.state();
         if let Some((client, waiting)) = state.waiting.remove(&message.subject) {
             if state.is_up(client) {
@@ -167,7 +237,7 @@ impl Nats {
             }
             heard.push(client.door.clone());
         }
-        if let Some(waiting) = message.reply.as_ref().filter(|_| to.is_empty())
+        if let Some(waiting) = message.reply.as_ref().filter(|_| to.is_empty() && !has_stream)
             && let Some((_, waiting)) = state.waiting.remove(waiting)
         {
             let _ = waiting.send(None);
@@ -183,6 +253,10 @@ impl State {
     fn next(&mut self) -> u64 {
         self.next += 1;
         self.next
+    }
+
+    fn clients_of(&self, door: &Door) -> Vec<u64> {
+        self.clients.iter().filter(|(_, client)| client.door.name() == door.name()).map(|(id, _)| *id).collect()
     }
 
     fn is_up(&self, client: u64) -> bool {
@@ -243,8 +317,49 @@ fn note(shared: &Shared, door: &Door, message: &Message, fate: &PublishFate) {
     let body = String::from_utf8_lossy(&message.body);
     // Inboxes have random names.
     let subject = if message.subject.starts_with('_') { "a reply" } else { &message.subject };
-    let lost = if fate.lost { " LOST" } else { "" };
+    let lost = match fate.lost {
+        Lost::Nowhere => "",
+        Lost::Before => " LOST",
+        Lost::Behind => " UNHEARD",
+    };
     let hold = fate.hold.as_millis();
     let crash = if fate.crash { " CRASH" } else { "" };
     shared.trace.note(format_args!("{} {door} says {subject}: {body:.400} +{hold} ms{lost}{crash}", fate.effect));
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt;
+    use pmp::{
+        bus::{Begin, Error, streams},
+        protocol::Prefix,
+    };
+
+    use super::*;
+    use crate::sim::{
+        fates::{Fates, Sky},
+        world::Role,
+    };
+
+    /// What a real server does by silence, and a real client by counting: here it is said at once.
+    #[tokio::test]
+    async fn a_reading_ends_with_an_error_when_its_link_goes_or_its_stream() {
+        let shared = Shared::new(Fates::new(0, Sky::Calm));
+        let nats = Nats::new(Clock::System, shared, Server::Keeping);
+        let door = Door::new("a person", Role::Person);
+        let bus = nats.connect(&door);
+        let (storage, wish) = (bus.storage().expect("every bus here has one"), streams::reports(&Prefix::default()));
+        let made = storage.ensure(&wish).await.unwrap();
+        let mut reading = storage.read(&wish.name, &[], Begin::New).await.unwrap();
+        nats.cut(&door);
+        assert!(matches!(reading.messages.next().await, Some(Err(Error::Stream { .. }))));
+        assert!(reading.messages.next().await.is_none());
+        assert!(matches!(storage.facts(&wish.name).await, Err(Error::Disconnected { .. })));
+        nats.mend(&door);
+        assert_eq!(storage.facts(&wish.name).await.unwrap(), made, "it is the same stream");
+        let mut reading = storage.read(&wish.name, &[], Begin::New).await.unwrap();
+        nats.wipe();
+        assert!(matches!(reading.messages.next().await, Some(Err(Error::Stream { .. }))));
+        assert!(matches!(storage.facts(&wish.name).await, Err(Error::NoStream { .. })));
+    }
 }

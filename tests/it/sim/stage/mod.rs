@@ -1,5 +1,7 @@
 //! One schedule from its beginning to its end: servers, operator, runtimes and a person, on one thread in virtual time.
 
+mod storm;
+
 use std::{
     future::Future,
     sync::{Arc, Mutex},
@@ -20,12 +22,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     api::{ApiServer, NAMESPACE},
-    bus::Nats,
+    bus::{Nats, Server},
     checks::state_of,
     fates::{Effect, Fates, Sky},
-    peer::{Habit, invite},
-    scenarios::{Expected, Runtimes, Scenario},
-    worker::hire,
+    peer::invite,
+    scenarios::{Bears, Expected, Runtimes, Scenario},
+    worker::{Script, hire},
     world::{Door, Role, Shared},
 };
 
@@ -43,6 +45,15 @@ pub enum Mode {
     Safety,
     /// That once nothing goes wrong any more the session gets where the reference says, and then is silent.
     Liveness,
+}
+
+/// What makes a schedule, beside its scenario. The same gives the same.
+#[derive(Debug, Clone, Copy)]
+pub struct Schedule {
+    pub seed: u64,
+    pub sky: Sky,
+    pub server: Server,
+    pub mode: Mode,
 }
 
 /// What came of it.
@@ -67,21 +78,26 @@ struct Inner {
     /// Of that operator.
     stop: Mutex<CancellationToken>,
     runtimes: Mutex<Vec<Door>>,
+    sky: Sky,
+    /// Streams may lose what they keep.
+    wipes: bool,
+    /// Of runtimes that may die: what whoever takes their place does.
+    deaths: Option<Script>,
 }
 
-/// Plays the scenario under a sky.
-pub fn play(scenario: &Scenario, seed: u64, sky: Sky, mode: Mode) -> Outcome {
+/// Plays the scenario.
+pub fn play(scenario: &Scenario, schedule: Schedule) -> Outcome {
     // The jitter of kube's own watches.
-    fastrand::seed(seed);
+    fastrand::seed(schedule.seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.expect("a runtime of one thread needs nothing").block_on(async {
-        let stage = Stage::new(seed, sky);
+        let stage = Stage::new(scenario, schedule);
         stage.open(scenario).await;
         let broken = stage.violated();
         tokio::select! {
             biased;
             () = broken => {}
-            () = stage.run(scenario, sky, mode) => {}
+            () = stage.run(scenario, schedule) => {}
         }
         let shared = &stage.0.shared;
         Outcome {
@@ -94,16 +110,28 @@ pub fn play(scenario: &Scenario, seed: u64, sky: Sky, mode: Mode) -> Outcome {
 }
 
 impl Stage {
-    fn new(seed: u64, sky: Sky) -> Self {
+    fn new(scenario: &Scenario, Schedule { seed, sky, server, .. }: Schedule) -> Self {
         let epoch: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a legal time");
         let clock = Clock::Since { epoch, began: Instant::now() };
-        let shared = Shared::new(Fates::new(seed, sky));
+        let at_first = match sky {
+            Sky::Storm(_) if scenario.bears == Bears::Nothing => Sky::Calm,
+            sky => sky,
+        };
+        let shared = Shared::new(Fates::new(seed, at_first));
         let api = ApiServer::new(clock, shared.clone());
-        let nats = Nats::new(shared.clone());
+        let nats = Nats::new(clock, shared.clone(), server);
         let prefix = Prefix::new("plan.session").expect("the protocol's own prefix");
         let operator = Mutex::new(Door::new("nobody", Role::Operator));
         let (stop, runtimes) = (Mutex::default(), Mutex::default());
-        Self(Arc::new(Inner { shared, api, nats, clock, prefix, operator, stop, runtimes }))
+        let climate = if let Sky::Storm(climate) = sky { Some(climate) } else { None };
+        let wipes = climate.is_some_and(|climate| climate.wipes) && scenario.bears != Bears::Nothing;
+        let deaths = match scenario.runtimes {
+            Runtimes::Workers(script) if scenario.bears == Bears::Deaths => {
+                climate.filter(|climate| climate.deaths).map(|_| script)
+            }
+            Runtimes::Workers(_) | Runtimes::EarlyPeer(_) => None,
+        };
+        Self(Arc::new(Inner { shared, api, nats, clock, prefix, operator, stop, runtimes, sky, wipes, deaths }))
     }
 
     async fn open(&self, scenario: &Scenario) {
@@ -113,15 +141,14 @@ impl Stage {
                 hire("worker-1", nats, shared, prefix, script).await,
                 hire("worker-2", nats, shared, prefix, script).await,
             ],
-            Runtimes::EarlyPeer => vec![invite("peer", nats, shared, prefix, Habit::Targets).await],
-            Runtimes::Walker => vec![invite("walker", nats, shared, prefix, Habit::Start).await],
+            Runtimes::EarlyPeer(habit) => vec![invite("peer", nats, shared, prefix, habit).await],
         };
         *self.0.runtimes.lock().expect("nobody panics while holding it") = doors;
         tokio::spawn(self.clone().keep_operator());
         tokio::spawn(self.clone().cut_history());
     }
 
-    async fn run(&self, scenario: &Scenario, sky: Sky, mode: Mode) {
+    async fn run(&self, scenario: &Scenario, Schedule { sky, mode, .. }: Schedule) {
         let shared = &self.0.shared;
         if let Sky::Storm(climate) = sky {
             let storm = tokio::spawn(self.clone().storm());
@@ -215,22 +242,6 @@ impl Stage {
         }
     }
 
-    /// Somebody starts a second operator by mistake, again and again; each is killed after a while.
-    async fn rivals(self) {
-        for number in 1.. {
-            let (pause, life) = self.0.shared.fates.throw(|dice| (dice.random_range(0..20), dice.random_range(1..30)));
-            sleep(Duration::from_secs(pause)).await;
-            let door = Door::new(&format!("rival-{number}"), Role::Operator);
-            self.0.shared.trace.note(format_args!("{door} starts"));
-            let process = tokio::spawn(controller::run(self.options(&door), CancellationToken::new()));
-            let _ = timeout(Duration::from_secs(life), door.shut_down()).await;
-            door.shut();
-            process.abort();
-            self.0.nats.forget(&door);
-            self.0.shared.trace.note(format_args!("{door} is dead"));
-        }
-    }
-
     fn options(&self, door: &Door) -> Options {
         Options {
             client: self.0.api.client(door),
@@ -265,69 +276,30 @@ impl Stage {
         }
     }
 
-    /// Links that go, an API server that is away, watches that end.
-    async fn storm(self) {
-        let Inner { shared, api, .. } = &*self.0;
-        loop {
-            let (pause, what, length) = shared
-                .fates
-                .throw(|dice| (dice.random_range(100..8000), dice.random_range(0..10), dice.random_range(50..8000)));
-            sleep(Duration::from_millis(pause)).await;
-            let length = Duration::from_millis(length);
-            match what {
-                0..=2 => {
-                    let door = self.operator();
-                    self.blink(door, length);
-                }
-                3..=4 if !shared.fates.is_silence() => {
-                    let doors = self.runtimes();
-                    let at = shared.fates.throw(|dice| dice.random_range(0..doors.len()));
-                    self.blink(doors[at].clone(), length);
-                }
-                5 => {
-                    shared.trace.note(format_args!("the history is cut"));
-                    api.compact();
-                }
-                6..=7 => {
-                    shared.trace.note(format_args!("the API server is away for {} ms", length.as_millis() * 3));
-                    shared.fates.outage(length * 3);
-                }
-                8 => {
-                    shared.trace.note(format_args!("all links go at once"));
-                    let doors = self.runtimes().into_iter().filter(|_| !shared.fates.is_silence());
-                    for door in doors.chain([self.operator()]) {
-                        self.blink(door, length);
-                    }
-                }
-                _ => {
-                    // Whoever is stopped in time stores what it knows, and the next one has less to ask.
-                    shared.trace.note(format_args!("the operator is asked to stop"));
-                    self.0.stop.lock().expect("nobody panics while holding it").cancel();
-                }
-            }
-        }
-    }
-
-    fn blink(&self, door: Door, length: Duration) {
-        self.0.shared.trace.note(format_args!("the link of {door} goes for {} ms", length.as_millis()));
-        self.0.nats.cut(&door);
-        let nats = self.0.nats.clone();
-        tokio::spawn(async move {
-            sleep(length).await;
-            nats.mend(&door);
-        });
-    }
-
     // === the person ===
 
     pub fn create(&self, spec: &Value) {
         self.0.shared.trace.note(format_args!("a person creates boot"));
-        self.0.api.create_manifest("boot", spec);
+        self.0.api.create_manifest("boot", &self.toughened(spec));
     }
 
     pub fn edit(&self, spec: &Value) {
         self.0.shared.trace.note(format_args!("a person edits boot: {spec:.200}"));
-        self.0.api.edit_manifest("boot", spec);
+        self.0.api.edit_manifest("boot", &self.toughened(spec));
+    }
+
+    /// With attempts enough for the runtimes that die.
+    fn toughened(&self, spec: &Value) -> Value {
+        let mut spec = spec.clone();
+        if self.0.deaths.is_some()
+            && let Some(phases) = spec.get_mut("phases").and_then(Value::as_array_mut)
+        {
+            for phase in phases {
+                phase["spec"]["retry"] = json!({"maxAttempts": 50});
+            }
+            spec["backoff"] = json!({"initial": "1s", "factor": 1, "jitter": "None"});
+        }
+        spec
     }
 
     pub fn delete(&self) {
@@ -341,6 +313,11 @@ impl Stage {
             request["phase"] = json!(phase);
         }
         self.edit(&json!({"requests": [request]}));
+    }
+
+    /// Whether a stream keeps what it is given, to the end.
+    pub fn keeps_all(&self) -> bool {
+        self.0.nats.keeps() && matches!(self.0.shared.fates.sky(), Sky::Calm | Sky::At { .. })
     }
 
     /// A command of a client, over the bus.
