@@ -3,21 +3,22 @@
 
 mod inputs;
 
-use std::fs;
+use std::{fs, net::SocketAddr};
 
 use futures::{StreamExt, stream};
 use serde_json::json;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-use self::inputs::inputs;
+use self::inputs::{Input, inputs};
 use super::{
     Front,
     client::{Outcome, exchange},
     phase,
 };
 
-/// What the process may have grown by at the end: allocators keep what was used once.
-const GROWTH_KIB_MAX: u64 = 64 << 10;
+/// What the process may have grown by at the end. Allocators keep what was used once, in an arena a thread: over seven waves
+/// the process had 97 to 235 MiB, up and down; a leak of bodies alone would add more in three than this.
+const GROWTH_KIB_MAX: u64 = 160 << 10;
 /// What it may have had at any moment.
 const PEAK_KIB_MAX: u64 = 500 << 10;
 
@@ -47,15 +48,28 @@ fn memory_kib(pid: u32, field: &str) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
+async fn all_at_once(address: SocketAddr, inputs: &[Input]) {
+    let wave = stream::iter(inputs).map(async |input| (input, exchange(address, &input.bytes).await));
+    let mut wave = std::pin::pin!(wave.buffer_unordered(AT_ONCE));
+    while let Some((input, outcome)) = wave.next().await {
+        // Where so many are read already, one is told to come again.
+        let is_busy =
+            matches!(&outcome, Outcome::Answer(answer) if answer.code == 503 && answer.problem(503) == "Busy");
+        if !is_busy {
+            refused(&outcome).unwrap_or_else(|instead| panic!("{} among others: {instead}", input.what));
+        }
+    }
+}
+
 #[tokio::test]
 async fn two_thousand_bad_inputs_are_each_refused_and_leave_nothing_behind() {
     let front = Front::with("bad", &["--gateway-peer-rate", "100000", "--gateway-rate", "100000"]).await;
     let inputs = inputs(&front);
     assert!(inputs.len() >= 2_000, "{}", inputs.len());
     let pid = front.operator.pid();
-    // What any load leaves in an allocator is no leak: measured from after the worst of them.
-    for input in inputs.iter().filter(|input| input.what.contains("bomb") || input.what.contains("many")) {
-        exchange(front.address, &input.bytes).await;
+    // What any load leaves in an allocator is no leak: measured from after the worst there is.
+    for _ in 0..2 {
+        all_at_once(front.address, &inputs).await;
     }
     let before = memory_kib(pid, "VmRSS");
     let mut open = Vec::new();
@@ -69,15 +83,8 @@ async fn two_thousand_bad_inputs_are_each_refused_and_leave_nothing_behind() {
         let outcome = exchange(front.address, &input.bytes).await;
         refused(&outcome).unwrap_or_else(|instead| panic!("{}: {instead}", input.what));
     }
-    let wave = stream::iter(&inputs).map(async |input| (input, exchange(front.address, &input.bytes).await));
-    let mut wave = std::pin::pin!(wave.buffer_unordered(AT_ONCE));
-    while let Some((input, outcome)) = wave.next().await {
-        // Where so many are read already, one is told to come again.
-        let is_busy =
-            matches!(&outcome, Outcome::Answer(answer) if answer.code == 503 && answer.problem(503) == "Busy");
-        if !is_busy {
-            refused(&outcome).unwrap_or_else(|instead| panic!("{} among others: {instead}", input.what));
-        }
+    for _ in 0..3 {
+        all_at_once(front.address, &inputs).await;
     }
     drop(open);
     assert_eq!(front.get("/health").await.code, 200);
