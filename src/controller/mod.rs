@@ -22,6 +22,7 @@ mod roster;
 mod run;
 mod standing;
 mod sweep;
+mod trigger;
 mod view;
 
 pub use options::{Options, Scope, Selector, SelectorError};

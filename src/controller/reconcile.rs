@@ -3,7 +3,11 @@
 //! Level-triggered: it looks at what is there and does what is missing, however often it is called. A refused spec is
 //! no error and is not tried again before it is edited; an error is our own reading or writing that failed.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::channel::mpsc;
 use jiff::Timestamp;
@@ -48,6 +52,8 @@ pub struct Context {
     /// The name of the one connection.
     pub connection: String,
     pub serves: Serves,
+    /// Of all in `objects`; none where they are of all namespaces.
+    pub namespace: Option<String>,
     pub objects: Store<PhaseManifest>,
     pub roster: Roster,
     pub events: Events,
@@ -438,6 +444,17 @@ impl Context {
     /// The resource is gone: its session is cancelled on the bus, and its task ends.
     pub fn forget(&self, object: &PhaseManifest) {
         if let Some(running) = self.roster.remove(uid(object)) {
+            running.handle.forget();
+        }
+    }
+
+    /// The store was filled anew: what was deleted since the last time is told by nobody.
+    pub fn forget_missing(&self) {
+        let there: HashSet<String> = self.objects.state().iter().map(|object| uid(object).to_owned()).collect();
+        let is_missing = |uid: &str, namespace: &str| {
+            self.namespace.as_deref().is_none_or(|watched| watched == namespace) && !there.contains(uid)
+        };
+        for running in self.roster.remove_all(is_missing) {
             running.handle.forget();
         }
     }

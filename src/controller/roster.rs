@@ -82,6 +82,15 @@ impl Roster {
         removed
     }
 
+    /// Takes out those of whose uid and namespace it is true.
+    pub fn remove_all(&self, is_it: impl Fn(&str, &str) -> bool) -> Vec<Running> {
+        let sessions = &mut *self.lock();
+        let removed = sessions.by_uid.extract_if(|uid, running| is_it(uid, &running.namespace));
+        let removed: Vec<Running> = removed.map(|(_, running)| running).collect();
+        sessions.awaiting.retain(|uid| sessions.by_uid.contains_key(uid));
+        removed
+    }
+
     /// Strikes off what has ended.
     pub fn sweep(&self) {
         let sessions = &mut *self.lock();

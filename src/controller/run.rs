@@ -31,6 +31,7 @@ use super::{
     responder::Responder,
     roster::Roster,
     sweep::Sweep,
+    trigger::applied,
 };
 use crate::{
     bus::{self, Inbound, InboundHandle},
@@ -77,6 +78,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
     let mut stores = Vec::new();
     options.view.hear_of(inbound.clone());
     for api in options.scope.apis(&options.client) {
+        let namespace = api.namespace().map(str::to_owned);
         let filled = options.heart.gate("the cache of PhaseManifests");
         let (objects, changes) = options.view.reflect(api, options.selector.as_ref(), filled.clone());
         let (wake, woken) = futures::channel::mpsc::unbounded();
@@ -89,6 +91,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
             prefix: options.prefix.clone(),
             connection: "default".to_owned(),
             serves: options.scope.serves(),
+            namespace,
             objects: objects.clone(),
             roster: roster.clone(),
             events: events.clone(),
@@ -131,18 +134,19 @@ fn sweep(options: &Options, inbound: &InboundHandle) -> Option<Sweep> {
     })
 }
 
-/// Objects whose spec changed; deletions end sessions at once.
+/// Objects whose spec changed; deletions end sessions at once, also those that nobody told because the watch had lost its
+/// place.
 fn watch(
     changes: impl Stream<Item = watcher::Result<watcher::Event<PhaseManifest>>> + Send + 'static,
     context: Arc<Context>,
 ) -> impl Stream<Item = Result<PhaseManifest, watcher::Error>> + Send + 'static {
-    changes
-        .inspect(move |event| {
-            if let Ok(watcher::Event::Delete(object)) = event {
-                context.forget(object);
-            }
-        })
-        .applied_objects()
+    let missed = Arc::clone(&context);
+    let changes = changes.inspect(move |event| {
+        if let Ok(watcher::Event::Delete(object)) = event {
+            context.forget(object);
+        }
+    });
+    applied(changes, move || missed.forget_missing())
         .predicate_filter(predicates::generation, PredicateConfig::default())
 }
 
