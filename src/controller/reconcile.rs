@@ -146,8 +146,9 @@ impl Context {
         let params = DeleteParams { preconditions: Some(unchanged), ..DeleteParams::default() };
         match call("delete the resource after its time", api.delete(name(object), &params)).await {
             Ok(_) => Ok(Some(Action::await_change())),
-            // Somebody is quicker, with a deletion or an edit; an edit comes back here.
-            Err(error) if error.is_not_found() || error.is_conflict() => Ok(Some(Action::await_change())),
+            Err(error) if error.is_not_found() => Ok(Some(Action::await_change())),
+            // Somebody wrote in between: by an edit we come back here anyhow, by a label we would not.
+            Err(error) if error.is_conflict() => Ok(Some(Action::requeue(CACHE_LAG))),
             Err(error) => Err(error.into()),
         }
     }
@@ -278,7 +279,9 @@ impl Context {
     /// Keeps the plan under its number before anything is said of it.
     async fn next_revision(&self, object: &PhaseManifest, accepted: &Accepted, number: u64) -> Result<Edit, Error> {
         revision::store(&self.client, object, number, &accepted.plan, accepted.strategy).await?;
-        revision::prune(&self.client, object, accepted.revision_history_limit, number).await?;
+        // The one that the status names is what a crash would restore, until it names this one.
+        let needed = status_revision(object).unwrap_or(0);
+        revision::prune(&self.client, object, accepted.revision_history_limit, needed..number).await?;
         Ok(Edit {
             plan: Arc::clone(&accepted.plan),
             revision: number,
