@@ -341,12 +341,12 @@ impl Context {
             prefix: self.prefix.clone(),
             origin: self.origin.clone(),
             generation,
+        let listener = self.voice.of(&fresh, &session);
             orders: vec![order],
             past: if status_revision(&fresh).is_some() { Past::Stored } else { Past::None },
             position: position(&fresh),
             clock: self.clock,
         };
-        let listener = self.voice.of(&fresh);
         let handle = sessions::spawn(self.bus.clone(), &self.inbound, start, store, listener);
         let namespace = namespace(&fresh).to_owned();
         self.watch_over(&fresh, &handle);
