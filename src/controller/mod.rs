@@ -18,6 +18,7 @@ mod options;
 mod reconcile;
 mod responder;
 pub mod revision;
+mod rivals;
 mod roster;
 mod run;
 mod standing;

@@ -29,6 +29,7 @@ use super::{
     options::{Options, Scope},
     reconcile::{self, Context, reconcile, set_aside},
     responder::Responder,
+    rivals::Rivals,
     roster::Roster,
     sweep::Sweep,
     trigger::applied,
@@ -82,6 +83,15 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
         let filled = options.heart.gate("the cache of PhaseManifests");
         let (objects, changes) = options.view.reflect(api, options.selector.as_ref(), filled.clone());
         let (wake, woken) = futures::channel::mpsc::unbounded();
+        let rivals = Rivals {
+            client: options.client.clone(),
+            bus: bus.clone(),
+            prefix: options.prefix.clone(),
+            origin: options.origin.clone(),
+            process: options.process.clone(),
+            roster: roster.clone(),
+            wake: wake.clone(),
+        };
         let context = Arc::new(Context {
             client: options.client.clone(),
             keeper: Keeper(Holder { process: options.process.clone(), ..Holder::default() }),
@@ -96,6 +106,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
             roster: roster.clone(),
             events: events.clone(),
             voice: voice.clone(),
+            rivals,
             wake,
             clock: options.clock,
         });
@@ -112,11 +123,17 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
         connection: "default".to_owned(),
     };
     let responder = tokio::spawn(responder.run(passed_on_out, inbound.register_rest()));
-    join_all(loops).await;
+    let mut loops = join_all(loops);
+    tokio::select! {
+        _ = &mut loops => {}
+        // At once: a reconcile that waits for the API server may take longer than we are given.
+        () = stop.cancelled() => drop(tokio::join!(loops, stop_sessions(&roster))),
+    }
     responder.abort();
     if let Some(sweeper) = sweeper {
         sweeper.abort();
     }
+    // What a last reconcile began meanwhile.
     stop_sessions(&roster).await;
     events.flush(Duration::from_secs(2)).await;
     Ok(())
@@ -141,10 +158,10 @@ fn watch(
     context: Arc<Context>,
 ) -> impl Stream<Item = Result<PhaseManifest, watcher::Error>> + Send + 'static {
     let missed = Arc::clone(&context);
-    let changes = changes.inspect(move |event| {
-        if let Ok(watcher::Event::Delete(object)) = event {
-            context.forget(object);
-        }
+    let changes = changes.inspect(move |event| match event {
+        Ok(watcher::Event::Delete(object)) => context.forget(object),
+        Ok(watcher::Event::Apply(object)) => context.rivals.see(object),
+        _ => {}
     });
     applied(changes, move || missed.forget_missing())
         .predicate_filter(predicates::generation, PredicateConfig::default())

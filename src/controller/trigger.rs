@@ -89,8 +89,7 @@ mod tests {
             Event::InitDone,
             Event::Apply(object("old", 3)),
         ];
-        let expected =
-            [("old", 1, 1), ("new", 1, 2), ("old", 2, 2), ("last", 1, 2), ("old", 3, 2)];
+        let expected = [("old", 1, 1), ("new", 1, 2), ("old", 2, 2), ("last", 1, 2), ("old", 3, 2)];
         let expected = expected.map(|(name, generation, lists)| (name.to_owned(), Some(generation), lists));
         assert_eq!(told(events), expected);
     }
