@@ -45,6 +45,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Trying again is of no use.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Call(error) if error.is_final())
+    }
+
     /// One PascalCase word.
     pub fn reason(&self) -> &'static str {
         match self {

@@ -2,10 +2,10 @@
 //!
 //! A listener is called from the session's own loop and never waits: what needs the API server is queued, within bounds.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use kube::Client;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::sleep};
 
 use super::{
     call::{identity, name, namespace},
@@ -16,13 +16,17 @@ use super::{
 use crate::{
     bus::{InboundBody, InboundMessage},
     engine::{HandlerKind, Output, PhaseState, Session},
-    manifest::ExternalWait,
+    manifest::{ExternalWait, PhaseIx},
     resource::PhaseManifest,
     sessions::Listener,
 };
 
 /// Labels on their way; one for each outcome of a phase that asks for some.
 const LABELS_MAX: usize = 256;
+
+/// Between two tries to put labels.
+const PAUSE_FIRST: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_mins(1);
 
 /// Makes a listener for each session.
 #[derive(Clone)]
@@ -35,15 +39,22 @@ pub struct Voice {
 }
 
 impl Voice {
-    pub fn of(&self, object: &PhaseManifest) -> impl Listener + use<> {
-        SessionVoice {
+    /// Of a session as it begins, or goes on: the labels of what ended are put once more, since the process before may have
+    /// stored an end and died before it put them.
+    pub fn of(&self, object: &PhaseManifest, session: &Session) -> impl Listener + use<> {
+        let mut voice = SessionVoice {
             events: self.events.session(&regarding(object)),
             all_events: self.events.clone(),
             roster: self.roster.clone(),
             passed_on: self.passed_on.clone(),
             labels: Labels { client: self.client.clone(), rules: self.label_rules.clone(), queue: None },
             object: identity(object),
+        };
+        let labels = labels_of_ends(session);
+        if !labels.is_empty() {
+            voice.labels.put(labels, &voice.object, &voice.all_events);
         }
+        voice
     }
 }
 
@@ -136,6 +147,27 @@ impl PassedOn {
     }
 }
 
+/// What the phases that have ended ask for. Of two values of one key the earlier, which the later one would not replace.
+fn labels_of_ends(session: &Session) -> BTreeMap<String, String> {
+    let plan = session.plan();
+    let labels = |ix: PhaseIx| {
+        let spec = &plan.phase(ix).spec;
+        match session.phase(ix).state {
+            PhaseState::Failed => Some(&spec.on_failure.labels),
+            PhaseState::Complete => Some(&spec.on_success.labels),
+            _ => None,
+        }
+    };
+    let asking = plan.indices().filter_map(|ix| Some((ix, labels(ix).filter(|labels| !labels.is_empty())?)));
+    let mut asking: Vec<_> = asking.collect();
+    asking.sort_by_key(|(ix, _)| session.phase(*ix).finished_at);
+    let mut all = BTreeMap::new();
+    for (key, value) in asking.into_iter().flat_map(|(_, labels)| labels) {
+        all.entry(key.clone()).or_insert_with(|| value.clone());
+    }
+    all
+}
+
 /// Puts labels, one outcome after the other.
 struct Labeller {
     client: Client,
@@ -147,11 +179,24 @@ struct Labeller {
 impl Labeller {
     async fn run(mut self, mut labels: mpsc::Receiver<BTreeMap<String, String>>) {
         while let Some(labels) = labels.recv().await {
-            match put_labels(&self.client, &self.object, &labels, &self.rules).await {
-                Ok(refused) if refused.is_empty() => {}
-                Ok(refused) => self.events.labels_refused(&refused),
-                Err(error) => tracing::warn!(resource = name(&self.object), %error, "labels were not put"),
+            self.put(&labels).await;
+        }
+    }
+
+    /// Until they are put, or will never be.
+    async fn put(&mut self, labels: &BTreeMap<String, String>) {
+        let mut pause = PAUSE_FIRST;
+        loop {
+            match put_labels(&self.client, &self.object, labels, &self.rules).await {
+                Ok(refused) if refused.is_empty() => return,
+                Ok(refused) => return self.events.labels_refused(&refused),
+                Err(error) if error.is_final() => {
+                    return tracing::warn!(resource = name(&self.object), %error, "labels cannot be put");
+                }
+                Err(error) => tracing::warn!(resource = name(&self.object), %error, "labels were not put yet"),
             }
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
         }
     }
 }

@@ -21,10 +21,12 @@ mod options;
 mod reconcile;
 mod responder;
 pub mod revision;
+mod rivals;
 mod roster;
 mod run;
 mod standing;
 mod sweep;
+mod trigger;
 mod view;
 
 pub use options::{Options, Scope, Selector, SelectorError};

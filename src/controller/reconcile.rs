@@ -3,7 +3,11 @@
 //! Level-triggered: it looks at what is there and does what is missing, however often it is called. A refused spec is
 //! no error and is not tried again before it is edited; an error is our own reading or writing that failed.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::channel::mpsc;
 use jiff::Timestamp;
@@ -23,15 +27,16 @@ use super::{
     events::{Events, regarding},
     listener::Voice,
     revision,
+    rivals::Rivals,
     roster::{Roster, Running},
     standing,
 };
 use crate::{
     bus::{Bus, InboundHandle, Position},
-    engine::{Edit, Keep, Session, Verdict},
-    manifest::{ExternalWait, Plan},
+    engine::{Edit, Keep, Session, Settings, Verdict},
+    manifest::{ExternalWait, PhaseId, Plan},
     protocol::Prefix,
-    resource::{PhaseManifest, Refusal, Situation, UpdatePolicy, restore},
+    resource::{PhaseManifest, PhaseManifestStatus, Refusal, Situation, UpdatePolicy, restore},
     sessions::{self, Clock, End, Keeper, KubernetesStore, Order, Origin, Past, Refused, Start, StoreError},
 };
 
@@ -48,10 +53,13 @@ pub struct Context {
     /// The name of the one connection.
     pub connection: String,
     pub serves: Serves,
+    /// Of all in `objects`; none where they are of all namespaces.
+    pub namespace: Option<String>,
     pub objects: Store<PhaseManifest>,
     pub roster: Roster,
     pub events: Events,
     pub voice: Voice,
+    pub rivals: Rivals,
     /// Objects to look at again, though nobody edited them.
     pub wake: mpsc::UnboundedSender<ObjectRef<PhaseManifest>>,
     pub clock: Clock,
@@ -62,6 +70,12 @@ const LOOK_ELSEWHERE: Duration = Duration::from_secs(5);
 
 /// How far the cache may reasonably be behind a write of ours.
 const CACHE_LAG: Duration = Duration::from_secs(1);
+
+/// Before a session that nobody lets hear is begun again: whoever took its messages has stood by then.
+const DEAF_PAUSE: Duration = Duration::from_secs(10);
+
+/// Writers that may come in between a judgement and its takeover, one after the other.
+const TAKEOVERS_MAX: u32 = 5;
 
 /// Our own reading or writing failed; tried again with growing pauses.
 #[derive(Debug, thiserror::Error)]
@@ -140,8 +154,9 @@ impl Context {
         let params = DeleteParams { preconditions: Some(unchanged), ..DeleteParams::default() };
         match call("delete the resource after its time", api.delete(name(object), &params)).await {
             Ok(_) => Ok(Some(Action::await_change())),
-            // Somebody is quicker, with a deletion or an edit; an edit comes back here.
-            Err(error) if error.is_not_found() || error.is_conflict() => Ok(Some(Action::await_change())),
+            Err(error) if error.is_not_found() => Ok(Some(Action::await_change())),
+            // Somebody wrote in between: by an edit we come back here anyhow, by a label we would not.
+            Err(error) if error.is_conflict() => Ok(Some(Action::requeue(CACHE_LAG))),
             Err(error) => Err(error.into()),
         }
     }
@@ -168,21 +183,26 @@ impl Context {
     async fn refuse(&self, object: &PhaseManifest, refusal: Refusal, message: String) -> Result<Action, Error> {
         let generation = object.metadata.generation.unwrap_or_default();
         self.events.session(&regarding(object)).refused(generation, refusal, &message);
+        if !may_go_on(refusal)
+            && let Some(running) = self.roster.remove(uid(object))
+        {
+            running.handle.stop();
+            // What it stores comes first; then it is written why it stands.
+            return Ok(Action::requeue(CACHE_LAG));
+        }
         let refused = Refused { refusal, message: message.clone() };
         let told = self.tell(object, Order::Refuse { generation, refused })?;
-        // Whose id it is not, or whose bus, must not speak; any other unfinished session goes on as it was.
-        let may_go_on =
-            !matches!(refusal, Refusal::SessionTaken | Refusal::UnknownConnection | Refusal::StatusUnreadable);
-        if !told && may_go_on && is_unfinished(object) {
+        if !told && may_go_on(refusal) && is_unfinished(object) {
             return self.begin(object).await;
         }
         if !told {
             standing::write(&self.client, object, &Situation::Refused { refusal, message }, self.clock.now()).await?;
         }
+        let elsewhere = self.look_elsewhere(object);
         // Both can be mended by what is not this resource: another one that goes away, a ConfigMap that comes.
         Ok(match refusal {
             Refusal::SessionTaken | Refusal::ManifestNotFound => Action::requeue(Duration::from_secs(10)),
-            _ => Action::await_change(),
+            _ => elsewhere,
         })
     }
 
@@ -217,7 +237,7 @@ impl Context {
         if accepted.is_held_back() {
             // Not told if it ended between two looks; then it is looked at again.
             self.tell(object, staging(generation, accepted))?;
-            return Ok(Action::await_change());
+            return Ok(self.look_elsewhere(object));
         }
         let at = self.roster.with(uid(object), |running| (running.digest, running.strategy, running.revision));
         let Some((digest, strategy, revision)) = at else { return self.begin(object).await };
@@ -226,7 +246,7 @@ impl Context {
         if self.roster.with(uid(object), |running| running.generation == generation && !running.was_refused)
             == Some(true)
         {
-            return Ok(self.look_elsewhere(object, &plan));
+            return Ok(self.look_elsewhere(object));
         }
         if is_edit && accepted.update_policy == UpdatePolicy::Reject {
             return self.refuse(object, Refusal::UpdateRejected, REJECTED.to_owned()).await;
@@ -246,16 +266,17 @@ impl Context {
                         (edit.revision, *edit.plan.digest(), edit.strategy);
                 }
             });
-            return Ok(self.look_elsewhere(object, &plan));
+            return Ok(self.look_elsewhere(object));
         }
         // It ended between two looks; what it stored is where the next one begins.
         self.begin(object).await
     }
 
-    /// What the plan waits for in other manifests, as far as the cache knows it done; and a look again later, because their
+    /// Tells the session what it waits for in other manifests and the cache knows done; and comes again later, because their
     /// statuses wake nobody.
-    fn look_elsewhere(&self, object: &PhaseManifest, plan: &Plan) -> Action {
-        for wait in self.released(object, plan) {
+    fn look_elsewhere(&self, object: &PhaseManifest) -> Action {
+        let awaited = self.roster.with(uid(object), |running| running.awaits.clone()).unwrap_or_default();
+        for wait in awaited.into_iter().filter(|wait| self.is_released(object, wait)) {
             let told = self.roster.with(uid(object), |running| {
                 if running.awaits.remove(&wait) && running.handle.order(Order::Release(wait.clone())).is_err() {
                     running.awaits.insert(wait.clone());
@@ -272,7 +293,9 @@ impl Context {
     /// Keeps the plan under its number before anything is said of it.
     async fn next_revision(&self, object: &PhaseManifest, accepted: &Accepted, number: u64) -> Result<Edit, Error> {
         revision::store(&self.client, object, number, &accepted.plan, accepted.strategy).await?;
-        revision::prune(&self.client, object, accepted.revision_history_limit, number).await?;
+        // The one that the status names is what a crash would restore, until it names this one.
+        let needed = status_revision(object).unwrap_or(0);
+        revision::prune(&self.client, object, accepted.revision_history_limit, needed..number).await?;
         Ok(Edit {
             plan: Arc::clone(&accepted.plan),
             revision: number,
@@ -297,22 +320,14 @@ impl Context {
             Err(error) if error.is_not_found() => return Ok(Action::await_change()),
             Err(error) => return Err(error.into()),
         };
-        // The copy that called us may be older than the verdict that we wrote.
-        if let Some(action) = self.settled(&fresh).await? {
-            return Ok(action);
-        }
         // Boxed, here and below: whole resources live in these futures, and in all that wait for them.
-        let taken = KubernetesStore::take_over(api, self.keeper.clone(), claim.session_id.clone(), fresh);
-        let taken = Box::pin(taken).await;
-        let (store, fresh) = match taken {
-            Ok(taken) => taken,
-            Err(StoreError::Gone) => return Ok(Action::await_change()),
-            Err(error) => return Err(error.into()),
+        let Taken { store, object: fresh, judged } = match Box::pin(self.taken(api, fresh, &claim)).await? {
+            Ok(taken) => *taken,
+            Err(action) => return Ok(action),
         };
         let generation = fresh.metadata.generation.unwrap_or_default();
-        let begun = match self.judge(&fresh).await? {
+        let begun = match judged {
             Ok(accepted) if !accepted.is_held_back() => Box::pin(self.restored(&fresh, accepted)).await?,
-            Ok(accepted) if !goes_on(&fresh, &accepted) => return self.stand(&fresh, &accepted).await,
             Ok(accepted) => self.resumed(&fresh, staging(generation, accepted)).await?.ok_or_else(|| lost(&fresh)),
             Err(refused) => self.resumed_or_refused(&fresh, refused).await?,
         };
@@ -326,6 +341,7 @@ impl Context {
         };
         let strategy = edit.as_ref().map_or(session.strategy(), |edit| edit.strategy);
         let revision = edit.as_ref().map_or(session.revision(), |edit| edit.revision);
+        let listener = self.voice.of(&fresh, &session);
         let start = Start {
             session,
             id: claim.session_id,
@@ -337,14 +353,63 @@ impl Context {
             position: position(&fresh),
             clock: self.clock,
         };
-        let listener = self.voice.of(&fresh);
         let handle = sessions::spawn(self.bus.clone(), &self.inbound, start, store, listener);
         let namespace = namespace(&fresh).to_owned();
         self.watch_over(&fresh, &handle);
         let (digest, awaits) = (*plan.digest(), awaits(&plan));
         let running = Running { handle, namespace, generation, was_refused, revision, digest, strategy, awaits };
         self.roster.insert(uid(&fresh), running);
-        Ok(self.look_elsewhere(&fresh, &plan))
+        Ok(self.look_elsewhere(&fresh))
+    }
+
+    /// Judges the object as it is, and takes its session over if there is one to run: in this order, so that a process that
+    /// could run nothing of it does not depose one that does. Otherwise what there is to do later.
+    async fn taken(
+        &self,
+        api: Api<PhaseManifest>,
+        mut object: PhaseManifest,
+        claim: &Claim,
+    ) -> Result<Result<Box<Taken>, Action>, Error> {
+        for _ in 0..TAKEOVERS_MAX {
+            // The copy that called us may be older than the verdict that we wrote.
+            if let Some(action) = self.settled(&object).await? {
+                return Ok(Err(action));
+            }
+            let judged = match self.judge(&object).await? {
+                Ok(accepted) if accepted.is_held_back() && !goes_on(&object, &accepted) => {
+                    return self.stand(&object, &accepted).await.map(Err);
+                }
+                Err((refusal, message)) if !may_go_on(refusal) || !is_unfinished(&object) => {
+                    let situation = Situation::Refused { refusal, message };
+                    standing::write(&self.client, &object, &situation, self.clock.now()).await?;
+                    return Ok(Err(Action::await_change()));
+                }
+                Ok(accepted) => {
+                    self.prove_revisions(&object, &accepted).await?;
+                    Ok(accepted)
+                }
+                refused => refused,
+            };
+            let keeper = self.keeper.clone();
+            match KubernetesStore::take_over(api.clone(), keeper, claim.session_id.clone(), &object).await {
+                Ok(Ok((store, object))) => return Ok(Ok(Box::new(Taken { store, object, judged }))),
+                Ok(Err(fresh)) => object = fresh,
+                Err(StoreError::Gone) => return Ok(Err(Action::await_change())),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(StoreError::Unavailable("the resource is written to all the time".into()).into())
+    }
+
+    /// Before a session is taken from another process for a plan that is to be kept as a revision: whether we may read any.
+    async fn prove_revisions(&self, object: &PhaseManifest, accepted: &Accepted) -> Result<(), Error> {
+        let status = object.status.clone().unwrap_or_default();
+        let is_anothers = status.holder.is_some_and(|holder| !holder.is(&self.keeper.0));
+        let is_kept = status.digest.as_deref() == Some(&accepted.plan.digest().to_string());
+        if is_anothers && !is_kept {
+            revision::find(&self.client, object, status_revision(object).unwrap_or(0) + 1).await?;
+        }
+        Ok(())
     }
 
     /// The session of the last revision, for a spec that is not acted on: it goes on under the settings of today where they
@@ -356,6 +421,7 @@ impl Context {
         let status = object.status.clone().unwrap_or_default();
         let Ok(record) = restore(&status, &plan) else { return Ok(None) };
         let settings = crate::resource::Orders::new(&object.spec).map(|orders| orders.settings).unwrap_or_default();
+        let settings = Settings { target_phase: stored_target(&status), ..settings };
         let session = Session::restore(uid(object), Arc::clone(&plan), record, settings, self.clock.now());
         Ok(Some(Begun { session, plan, edit: None, order, was_refused: true }))
     }
@@ -415,24 +481,16 @@ impl Context {
         }
         let edit = if is_edit { Some(self.next_revision(object, &accepted, stored + 1).await?) } else { None };
         let plan = Arc::clone(&accepted.plan);
+        // The target of today may be of the plan of today: the first order brings it.
+        let settings = Settings { target_phase: stored_target(&status), ..settings };
         let session = Session::restore(uid, old, record, settings, now);
         Ok(Ok(Begun::obeying(session, plan, edit, generation, accepted)))
     }
 
-    /// What the plan waits for elsewhere and is done already, as far as the cache knows.
-    fn released(&self, object: &PhaseManifest, plan: &Plan) -> Vec<ExternalWait> {
-        let waits = plan.phases().iter().flat_map(|phase| &phase.spec.wait_for_others);
-        let mut released: Vec<ExternalWait> = waits
-            .filter(|wait| {
-                let is_it =
-                    |other: &PhaseManifest| name(other) == wait.manifest && namespace(other) == namespace(object);
-                self.objects.state().iter().any(|other| is_it(other) && is_done(other, wait))
-            })
-            .cloned()
-            .collect();
-        released.sort_unstable();
-        released.dedup();
-        released
+    /// Whether what is waited for elsewhere is done, as far as the cache knows.
+    fn is_released(&self, object: &PhaseManifest, wait: &ExternalWait) -> bool {
+        let is_it = |other: &PhaseManifest| name(other) == wait.manifest && namespace(other) == namespace(object);
+        self.objects.state().iter().any(|other| is_it(other) && is_done(other, wait))
     }
 
     /// The resource is gone: its session is cancelled on the bus, and its task ends.
@@ -442,20 +500,40 @@ impl Context {
         }
     }
 
+    /// The store was filled anew: what was deleted since the last time is told by nobody.
+    pub fn forget_missing(&self) {
+        let there: HashSet<String> = self.objects.state().iter().map(|object| uid(object).to_owned()).collect();
+        let is_missing = |uid: &str, namespace: &str| {
+            self.namespace.as_deref().is_none_or(|watched| watched == namespace) && !there.contains(uid)
+        };
+        for running in self.roster.remove_all(is_missing) {
+            running.handle.forget();
+        }
+    }
+
     /// A task that panics takes its own session down and no other; its resource says so.
     fn watch_over(&self, object: &PhaseManifest, handle: &sessions::Handle) {
         let (client, object, mut end) = (self.client.clone(), identity(object), handle.watch());
         let (wake, clock) = (self.wake.clone(), self.clock);
+        let rivals = self.rivals.clone();
         tokio::spawn(async move {
             match end.end().await {
                 Some(End::Finished) => {
+                    rivals.roster.forget_loss(uid(&object));
                     // Its time to live begins, and an edit that waited for the verdict; the cache has it by then.
                     tokio::time::sleep(CACHE_LAG).await;
                     drop(wake.unbounded_send(ObjectRef::from_obj(&object)));
                 }
-                Some(End::Stopped | End::Gone) => {}
+                Some(End::Stopped) => {}
+                Some(End::Gone) => rivals.roster.forget_loss(uid(&object)),
+                Some(End::Deaf) => {
+                    // Whoever has the id now is judged anew; if it is ours after all, it is taken again.
+                    tokio::time::sleep(DEAF_PAUSE).await;
+                    drop(wake.unbounded_send(ObjectRef::from_obj(&object)));
+                }
                 Some(End::Deposed) => {
                     tracing::warn!(resource = name(&object), "another process has taken the session over");
+                    Box::pin(rivals.stand_by(object)).await;
                 }
                 None => {
                     tracing::error!(resource = name(&object), "the session task panicked; the object is set aside");
@@ -465,6 +543,13 @@ impl Context {
             }
         });
     }
+}
+
+/// A session that is ours, and what its spec was judged to be in that version.
+struct Taken {
+    store: KubernetesStore,
+    object: PhaseManifest,
+    judged: Result<Accepted, (Refusal, String)>,
 }
 
 /// A session about to run, and what it is to hear first.
@@ -492,6 +577,16 @@ fn goes_on(object: &PhaseManifest, accepted: &Accepted) -> bool {
     };
     is_unfinished(object)
         || (status_revision(object).is_some() && !accepted.requests.iter().all(|request| is_answered(&request.token)))
+}
+
+/// Whose id it is not, or whose bus, must not speak; any other unfinished session goes on as it was.
+fn may_go_on(refusal: Refusal) -> bool {
+    !matches!(refusal, Refusal::SessionTaken | Refusal::UnknownConnection | Refusal::StatusUnreadable)
+}
+
+/// The target that the session was last under.
+fn stored_target(status: &PhaseManifestStatus) -> Option<PhaseId> {
+    PhaseId::new(status.target_phase.as_deref()?).ok()
 }
 
 fn staging(generation: i64, accepted: Accepted) -> Order {

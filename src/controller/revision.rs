@@ -4,7 +4,10 @@
 //! first message. Stored ones are never changed. A plan that is too large for an object of its own is kept as its digest
 //! only, and found again in the spec, as long as nobody edited that.
 
-use std::io::{self, Read as _, Write as _};
+use std::{
+    io::{self, Read as _, Write as _},
+    ops::Range,
+};
 
 use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 use k8s_openapi::{
@@ -172,8 +175,16 @@ pub async fn live(client: &Client, object: &PhaseManifest) -> Result<Option<Plan
     Ok(plan.ok())
 }
 
-/// Deletes old revisions but the `keep` newest of those before `current`; `current` and what is after it stay.
-pub async fn prune(client: &Client, object: &PhaseManifest, keep: usize, current: u64) -> Result<(), Error> {
+/// Looks whether there is such a revision, to see whether it may be looked for.
+pub async fn find(client: &Client, object: &PhaseManifest, revision: u64) -> Result<bool, Error> {
+    let api: Api<ControllerRevision> = Api::namespaced(client.clone(), namespace(object));
+    let found = call("read the ControllerRevision", api.get_metadata_opt(&object_name(object, revision))).await?;
+    Ok(found.is_some())
+}
+
+/// Deletes old revisions but the `keep` newest of those before the end of `needed`, and none from its beginning on: from
+/// the revision that the status names to the one that is about to start.
+pub async fn prune(client: &Client, object: &PhaseManifest, keep: usize, needed: Range<u64>) -> Result<(), Error> {
     let api: Api<ControllerRevision> = Api::namespaced(client.clone(), namespace(object));
     let ours = ListParams::default().labels(&format!("{OWNER_LABEL}={}", uid(object))).limit(LISTED_MAX);
     let listed = call("list the ControllerRevisions", api.list(&ours)).await?;
@@ -183,10 +194,10 @@ pub async fn prune(client: &Client, object: &PhaseManifest, keep: usize, current
         .into_iter()
         .filter(|stored| is_ours(&stored.metadata))
         .filter_map(|stored| Some((u64::try_from(stored.revision).ok()?, stored.metadata)))
-        .filter(|(revision, _)| *revision < current)
+        .filter(|(revision, _)| *revision < needed.end)
         .collect();
     old.sort_unstable_by_key(|(revision, _)| std::cmp::Reverse(*revision));
-    for (_, meta) in old.into_iter().skip(keep) {
+    for (_, meta) in old.into_iter().skip(keep).filter(|(revision, _)| *revision < needed.start) {
         delete(&api, &meta).await?;
     }
     Ok(())

@@ -38,6 +38,8 @@ struct Sessions {
     /// Those that wait for other manifests. Every phase that ends looks here, among ten thousand sessions that may do
     /// nothing, and most often there are none.
     awaiting: HashSet<String>,
+    /// How often each was taken over by another process; until it is over.
+    lost: HashMap<String, u32>,
 }
 
 impl Sessions {
@@ -78,7 +80,40 @@ impl Roster {
     pub fn remove(&self, uid: &str) -> Option<Running> {
         let mut sessions = self.lock();
         let removed = sessions.by_uid.remove(uid);
+        sessions.lost.remove(uid);
         sessions.note_waits(uid);
+        removed
+    }
+
+    /// Another process took the session over; how often that was.
+    pub fn note_loss(&self, uid: &str) -> u32 {
+        let mut sessions = self.lock();
+        let times = sessions.lost.entry(uid.to_owned()).or_default();
+        *times = times.saturating_add(1);
+        *times
+    }
+
+    /// Whether it was lost so often, and does not run here.
+    pub fn is_lost(&self, uid: &str, times: u32) -> bool {
+        self.with(uid, |_| ()).is_none() && self.lock().lost.get(uid) == Some(&times)
+    }
+
+    /// Whether it was lost and does not run here.
+    pub fn has_lost(&self, uid: &str) -> bool {
+        self.with(uid, |_| ()).is_none() && self.lock().lost.contains_key(uid)
+    }
+
+    /// It is over, wherever it ran.
+    pub fn forget_loss(&self, uid: &str) {
+        self.lock().lost.remove(uid);
+    }
+
+    /// Takes out those of whose uid and namespace it is true.
+    pub fn remove_all(&self, is_it: impl Fn(&str, &str) -> bool) -> Vec<Running> {
+        let sessions = &mut *self.lock();
+        let removed = sessions.by_uid.extract_if(|uid, running| is_it(uid, &running.namespace));
+        let removed: Vec<Running> = removed.map(|(_, running)| running).collect();
+        sessions.awaiting.retain(|uid| sessions.by_uid.contains_key(uid));
         removed
     }
 
@@ -91,7 +126,7 @@ impl Roster {
 
     /// Tells the sessions of the namespace that wait for it that a phase of another manifest is done.
     pub fn release(&self, namespace: &str, wait: &ExternalWait) {
-        let Sessions { by_uid, awaiting } = &mut *self.lock();
+        let Sessions { by_uid, awaiting, .. } = &mut *self.lock();
         awaiting.retain(|uid| {
             let Some(running) = by_uid.get_mut(uid) else { return false };
             // A session that is too busy to take it is told when its resource is next looked at.

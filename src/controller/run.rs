@@ -30,8 +30,10 @@ use super::{
     options::{Options, Scope},
     reconcile::{self, Context, reconcile, set_aside},
     responder::Responder,
+    rivals::Rivals,
     roster::Roster,
     sweep::Sweep,
+    trigger::applied,
 };
 use crate::{
     bus::{self, Inbound, InboundHandle},
@@ -83,9 +85,19 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
     let mut stores = Vec::new();
     options.view.hear_of(inbound.clone());
     for api in options.scope.apis(&options.client) {
+        let namespace = api.namespace().map(str::to_owned);
         let filled = options.heart.gate("the cache of PhaseManifests");
         let (objects, changes) = options.view.reflect(api, options.selector.as_ref(), filled.clone());
         let (wake, woken) = futures::channel::mpsc::unbounded();
+        let rivals = Rivals {
+            client: options.client.clone(),
+            bus: bus.clone(),
+            prefix: options.prefix.clone(),
+            origin: options.origin.clone(),
+            process: options.process.clone(),
+            roster: roster.clone(),
+            wake: wake.clone(),
+        };
         let context = Arc::new(Context {
             client: options.client.clone(),
             keeper: Keeper(Holder { process: options.process.clone(), ..Holder::default() }),
@@ -95,10 +107,12 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
             prefix: options.prefix.clone(),
             connection: CONNECTION.to_owned(),
             serves: options.scope.serves(),
+            namespace,
             objects: objects.clone(),
             roster: roster.clone(),
             events: events.clone(),
             voice: voice.clone(),
+            rivals,
             wake,
             clock: options.clock,
         });
@@ -117,10 +131,16 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
     let responder = Responder { client, bus: bus.clone(), origin, objects: stores, passed_on };
     let queue = tokio::spawn(queue.run(commands_out));
     let responder = tokio::spawn(responder.run(requests_out, inbound.register_rest()));
-    join_all(loops).await;
+    let mut loops = join_all(loops);
+    tokio::select! {
+        _ = &mut loops => {}
+        // At once: a reconcile that waits for the API server may take longer than we are given.
+        () = stop.cancelled() => drop(tokio::join!(loops, stop_sessions(&roster))),
+    }
     if let Some(sweeper) = sweeper {
         sweeper.abort();
     }
+    // What a last reconcile began meanwhile.
     stop_sessions(&roster).await;
     // Last: what sessions passed on may still become spec.
     responder.abort();
@@ -141,18 +161,19 @@ fn sweep(options: &Options, inbound: &InboundHandle) -> Option<Sweep> {
     })
 }
 
-/// Objects whose spec changed; deletions end sessions at once.
+/// Objects whose spec changed; deletions end sessions at once, also those that nobody told because the watch had lost its
+/// place.
 fn watch(
     changes: impl Stream<Item = watcher::Result<watcher::Event<PhaseManifest>>> + Send + 'static,
     context: Arc<Context>,
 ) -> impl Stream<Item = Result<PhaseManifest, watcher::Error>> + Send + 'static {
-    changes
-        .inspect(move |event| {
-            if let Ok(watcher::Event::Delete(object)) = event {
-                context.forget(object);
-            }
-        })
-        .applied_objects()
+    let missed = Arc::clone(&context);
+    let changes = changes.inspect(move |event| match event {
+        Ok(watcher::Event::Delete(object)) => context.forget(object),
+        Ok(watcher::Event::Apply(object)) => context.rivals.see(object),
+        _ => {}
+    });
+    applied(changes, move || missed.forget_missing())
         .predicate_filter(predicates::generation, PredicateConfig::default())
 }
 

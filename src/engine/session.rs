@@ -134,7 +134,7 @@ impl Session {
         }
         if session.verdict.is_none() {
             // What ran out while nobody listened is judged once runtimes had their say.
-            session.listening_until = Some(after(now, session.settings.timeouts.offer));
+            session.listening_until = Some(after(now, session.silence()));
         }
         session.relink(now);
         session.change_settings(settings, now);

@@ -13,13 +13,21 @@ use super::{
 };
 use crate::manifest::{ExternalWait, PhaseId, PhaseIx};
 
+/// However soon an offer is made again, runtimes have so long to say what they hold: a way there and back, and a while at
+/// whoever is busy.
+const LISTENING_MIN: Duration = Duration::from_secs(2);
+
 /// Missed heartbeats that make an attempt lost.
 const HEARTBEATS_MISSED_MAX: u32 = 3;
 
 impl Session {
     // === settings ===
 
-    pub(super) fn change_settings(&mut self, settings: Settings, now: Timestamp) {
+    pub(super) fn change_settings(&mut self, mut settings: Settings, now: Timestamp) {
+        // Of another plan: without a target everything would be wanted.
+        if settings.target_phase.as_ref().is_some_and(|id| self.plan.index_of(id.as_str()).is_none()) {
+            settings.target_phase.clone_from(&self.settings.target_phase);
+        }
         let before = std::mem::replace(&mut self.settings, settings);
         if before.pace != self.settings.pace {
             self.change_pace(now);
@@ -148,12 +156,35 @@ impl Session {
             return;
         }
         self.push(Output::Control(Control::Report { attempt: None }));
-        self.listening_until = Some(after(now, self.settings.timeouts.offer));
+        self.say_again();
+        self.listening_until = Some(after(now, self.silence()));
         for row in &mut self.rows {
             row.heard_at = row.heard_at.max(now);
             row.asked = false;
         }
         self.rearm();
+    }
+
+    /// What was said once and whoever was away has not heard.
+    fn say_again(&mut self) {
+        if self.paused_since.is_some() {
+            self.push(Output::Control(Control::Pause));
+        }
+        let cancelling: Vec<PhaseIx> =
+            self.plan.indices().filter(|&ix| self.phase(ix).state == PhaseState::Cancelling).collect();
+        // Of a revision that was shut down and has a successor, only the attempts are meant.
+        let is_of_all = self.settings.shutdown == Some(Shutdown::Cancel) || self.timed_out;
+        if is_of_all && cancelling.iter().any(|&ix| is_final_cancel(self.phase(ix).reason)) {
+            return self.push(Output::Control(Control::CancelSession));
+        }
+        for ix in cancelling {
+            self.cancel_attempt(ix);
+        }
+    }
+
+    /// How long is listened after it was asked who holds what.
+    pub(super) fn silence(&self) -> Duration {
+        self.settings.timeouts.offer.max(LISTENING_MIN)
     }
 
     /// A phase of another manifest is done: seen once, kept for good.

@@ -41,6 +41,8 @@ pub struct Frame {
     /// [`super::Situation::message`].
     pub message: String,
     pub holder: Option<Holder>,
+    /// Of the settings that the session is under.
+    pub target_phase: Option<String>,
     pub counts: Counts,
     pub bus: Option<BusPosition>,
     pub outbox: Vec<OutboxEntry>,
@@ -130,8 +132,8 @@ fn common_run(record: &Record) -> u32 {
 }
 
 fn header(record: &Record, frame: Frame, run: u32) -> PhaseManifestStatus {
-    let Frame { observed_generation, session_id, digest, state, message, holder, counts, bus, outbox, conditions } =
-        frame;
+    let Frame { observed_generation, session_id, digest, state, message, holder, .. } = frame;
+    let Frame { target_phase, counts, bus, outbox, conditions, .. } = frame;
     PhaseManifestStatus {
         schema: Some(STATUS_SCHEMA),
         observed_generation: Some(observed_generation),
@@ -145,6 +147,7 @@ fn header(record: &Record, frame: Frame, run: u32) -> PhaseManifestStatus {
         holder,
         counts: Some(PhaseCounts::from(counts)),
         progress: Some(format!("{}/{}", counts.done(), counts.wanted)),
+        target_phase,
         started_at: Some(record.started_at.into()),
         finished_at: record.finished_at.map(Moment::from),
         paused_since: record.paused_since.map(Moment::from),

@@ -67,6 +67,10 @@ pub struct PhaseManifestStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress: Option<String>,
 
+    /// spec.targetPhase as it was last acted on, which a refused or staged edit does not change.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_phase: Option<String>,
+
     /// When the revision started.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Moment>,
@@ -140,6 +144,15 @@ pub struct Holder {
     pub process: String,
     /// leaseTransitions of the leader's Lease when the session was taken: a later leader's is higher.
     pub transitions: i64,
+    /// When it last wrote because another process asked on the bus whether it still lives.
+    pub answered: Option<Moment>,
+}
+
+impl Holder {
+    /// The same process, whenever it wrote.
+    pub fn is(&self, other: &Self) -> bool {
+        self.process == other.process && self.transitions == other.transitions
+    }
 }
 
 /// The position up to which the bus was read.
@@ -301,7 +314,7 @@ pub struct OutboxEntry {
 }
 
 /// Every top-level field of the status; a test holds it against the type.
-const STATUS_FIELDS: [&str; 27] = [
+const STATUS_FIELDS: [&str; 28] = [
     "schema",
     "observedGeneration",
     "sessionId",
@@ -314,6 +327,7 @@ const STATUS_FIELDS: [&str; 27] = [
     "holder",
     "counts",
     "progress",
+    "targetPhase",
     "startedAt",
     "finishedAt",
     "pausedSince",

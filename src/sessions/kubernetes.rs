@@ -13,11 +13,12 @@ use kube::{
 
 use super::{
     pace::Pacing,
-    store::{Picture, Store, StoreError},
+    store::{Hold, Picture, Store, StoreError},
 };
 use crate::{
     bus::Position,
-    engine::{Availability, Pace, PhaseState, Verdict},
+    engine::{Availability, Pace, PhaseState, Record, Verdict},
+    manifest::Plan,
     protocol::SessionId,
     resource::{
         BusPosition, Frame, Holder, Moment, PhaseManifest, PhaseManifestStatus, Situation, conditions, project,
@@ -49,48 +50,49 @@ pub struct KubernetesStore {
 }
 
 impl KubernetesStore {
-    /// Takes the session over: writes our name into the status of the object, which was read just now, and reads it again
-    /// when somebody wrote in between; unless it is another one by then. Answers with the object as it is, whose status
-    /// is the truth to restore from.
+    /// Takes the session over: writes our name into the status of the object, which was read and judged just now. Answers
+    /// with the object as it is, whose status is the truth to restore from; or, where somebody wrote in between, with that
+    /// one, which nobody has judged yet and which is not ours.
     pub async fn take_over(
         api: Api<PhaseManifest>,
         keeper: Keeper,
         session: SessionId,
-        object: PhaseManifest,
-    ) -> Result<(Self, PhaseManifest), StoreError> {
+        object: &PhaseManifest,
+    ) -> Result<Result<(Self, PhaseManifest), PhaseManifest>, StoreError> {
         let name = object.name_any();
         let uid = object.meta().uid.clone();
-        let mut fresh = object;
-        for _ in 0..CONFLICTS_MAX {
-            if fresh.meta().uid != uid || fresh.meta().deletion_timestamp.is_some() {
-                return Err(StoreError::Gone);
-            }
-            let holder = serde_json::json!({
-                "metadata": {"resourceVersion": fresh.meta().resource_version, "uid": uid},
-                "status": {"holder": keeper.0},
-            });
-            match timely(api.patch_status(&name, &PatchParams::default(), &Patch::Merge(holder))).await {
-                Ok(taken) => {
-                    let store = Self {
-                        api,
-                        keeper,
-                        session,
-                        name,
-                        uid,
-                        version: taken.meta().resource_version.clone(),
-                        last: taken.status.clone().unwrap_or_default(),
-                        bytes_max: status_bytes_max(&taken),
-                    };
-                    return Ok((store, taken));
-                }
-                Err(Failure::Conflict) => fresh = timely(api.get(&name)).await?,
-                Err(error) => return Err(error.into()),
-            }
+        if object.meta().deletion_timestamp.is_some() {
+            return Err(StoreError::Gone);
         }
-        Err(StoreError::Unavailable("the resource is written to all the time".into()))
+        let holder = serde_json::json!({
+            "metadata": {"resourceVersion": object.meta().resource_version, "uid": uid},
+            "status": {"holder": keeper.0},
+        });
+        let taken = match timely(api.patch_status(&name, &PatchParams::default(), &Patch::Merge(holder))).await {
+            Ok(taken) => taken,
+            Err(Failure::Conflict) => {
+                let fresh = timely(api.get(&name)).await?;
+                return if fresh.meta().uid == uid { Ok(Err(fresh)) } else { Err(StoreError::Gone) };
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let store = Self {
+            api,
+            keeper,
+            session,
+            name,
+            uid,
+            version: taken.meta().resource_version.clone(),
+            last: taken.status.clone().unwrap_or_default(),
+            bytes_max: status_bytes_max(&taken),
+        };
+        Ok(Ok((store, taken)))
     }
 
     async fn write(&mut self, picture: Picture) -> Result<(), StoreError> {
+        if picture.hold == Hold::Asked {
+            self.keeper.0.answered = Some(Moment::from(picture.at));
+        }
         let (status, too_large) = match self.status(&picture) {
             Ok(status) => (status_patch(&status), None),
             Err((status, why)) => (status, Some(why)),
@@ -118,7 +120,7 @@ impl KubernetesStore {
             return Err(StoreError::Gone);
         }
         let holder = fresh.status.as_ref().and_then(|status| status.holder.as_ref());
-        if holder != Some(&self.keeper.0) {
+        if !holder.is_some_and(|holder| holder.is(&self.keeper.0)) {
             return Err(StoreError::Deposed);
         }
         self.seen(&fresh);
@@ -144,7 +146,8 @@ impl KubernetesStore {
             digest: picture.plan.digest().to_string(),
             state: situation.state().to_owned(),
             message: situation.message(),
-            holder: Some(self.keeper.0.clone()),
+            holder: (picture.hold != Hold::Released).then(|| self.keeper.0.clone()),
+            target_phase: picture.settings.target_phase.as_ref().map(ToString::to_string),
             counts: picture.counts,
             bus: picture.position.as_ref().map(position),
             outbox: self.last.outbox.clone(),
@@ -212,11 +215,24 @@ fn situation(picture: &Picture) -> Situation {
         None if counts.held > 0 => {
             let phases = named(&|row| row.state == PhaseState::Held);
             let others = counts.offered + counts.queued + counts.running + counts.backing_off + counts.cancelling;
-            if others > 0 { Situation::HeldWithOthers { phases } } else { Situation::HeldAlone { phases } }
+            let is_alone = others == 0 && !goes_on_beside(record, &picture.plan);
+            if is_alone { Situation::HeldAlone { phases } } else { Situation::HeldWithOthers { phases } }
         }
         None if record.availability == Availability::Unavailable => Situation::NoRuntime,
         None => Situation::Running,
     }
+}
+
+/// Whether a phase waits for something else than a person's word on what is held: for its next offer, or for another
+/// manifest.
+fn goes_on_beside(record: &Record, plan: &Plan) -> bool {
+    let mut is_stuck = vec![false; plan.len()];
+    for &ix in plan.topological_order() {
+        let is_held = record.phases[ix.index()].state == PhaseState::Held;
+        is_stuck[ix.index()] = is_held || plan.waits(ix).iter().any(|on| is_stuck[on.index()]);
+    }
+    let mut rows = record.phases.iter().zip(is_stuck);
+    rows.any(|(row, is_stuck)| row.state == PhaseState::Waiting && !is_stuck)
 }
 
 /// How a call failed.

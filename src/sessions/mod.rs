@@ -20,5 +20,5 @@ pub use clock::Clock;
 pub use kubernetes::{Keeper, KubernetesStore};
 pub use local::LocalStore;
 pub use pace::Pacing;
-pub use store::{Picture, Refused, Store, StoreError};
+pub use store::{Hold, Picture, Refused, Store, StoreError};
 pub use task::{End, EndWatch, Handle, Listener, Order, Origin, Past, Start, spawn};

@@ -32,6 +32,17 @@ pub struct Picture {
     pub bus: BusStanding,
     /// Another cluster speaks on this session.
     pub contested: bool,
+    pub hold: Hold,
+}
+
+/// What a picture says of who has the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    Ours,
+    /// Another process of our cluster asked: this picture is to differ from the last, so that it sees that we live.
+    Asked,
+    /// The last picture of this process: who comes next need not ask.
+    Released,
 }
 
 impl From<Ready> for BusStanding {

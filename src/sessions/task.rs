@@ -15,7 +15,7 @@ use super::{
     contest::Contest,
     pace::{Pace, Urgency},
     speech::Speech,
-    store::{Picture, Refused, Store, StoreError},
+    store::{Hold, Picture, Refused, Store, StoreError},
 };
 use crate::{
     bus::{
@@ -96,6 +96,8 @@ pub enum End {
     Gone,
     /// It was told to stop, and stored what it knew.
     Stopped,
+    /// Nothing is heard any more, since another took its session id; it stored what it knew.
+    Deaf,
 }
 
 /// Hears everything that a session says, and what it is asked for that is not its own to answer.
@@ -290,7 +292,6 @@ impl Task {
                 return end;
             }
         }
-        let mut has_orders = true;
         loop {
             if self.is_done() {
                 // Whoever orders after the last look hears that nobody takes it, and begins the session anew.
@@ -300,17 +301,8 @@ impl Task {
                     }
                     continue;
                 }
-                orders.close();
-                match orders.try_recv() {
-                    Ok(order) => {
-                        if let Some(end) = self.obey(order).await {
-                            return end;
-                        }
-                        has_orders = false;
-                        continue;
-                    }
-                    Err(_) => return End::Finished,
-                }
+                // What slipped in is given again by whoever looks at the resource after this end.
+                return End::Finished;
             }
             self.save_if_due();
             let clock = self.session.poll_timeout().map(|due| self.clock.instant_of(due));
@@ -320,17 +312,23 @@ impl Task {
             tokio::select! {
                 biased;
                 () = forgotten.cancelled() => return self.forget().await,
-                () = stop.cancelled() => return self.stop(&mut saved).await,
-                Some(result) = saved.recv() => if let Some(end) = self.written(result).await { return end },
-                order = orders.recv(), if has_orders => match order {
-                    Some(order) => if let Some(end) = self.obey(order).await { return end },
-                    None => has_orders = false,
-                },
+                () = stop.cancelled() => return self.stop(&mut saved, End::Stopped).await,
+                result = saved.recv() => {
+                    // Nothing would ever be stored again: its panic is the session's.
+                    let result = result.expect("the writer ends after the session, unless it panicked");
+                    if let Some(end) = self.written(result).await {
+                        return end;
+                    }
+                }
+                Some(order) = orders.recv() => if let Some(end) = self.obey(order).await { return end },
                 Ok(()) = ready.changed() => {
                     let ready = ready.borrow_and_update().clone();
                     self.heard_of_bus(ready).await;
                 }
-                Some(arrival) = self.sink.next() => self.arrived(arrival).await,
+                arrival = self.sink.next() => match arrival {
+                    Some(arrival) => self.arrived(arrival).await,
+                    None => return self.stop(&mut saved, End::Deaf).await,
+                },
                 () = sleep_until(clock.unwrap_or_else(Instant::now)), if clock.is_some() => self.feed(Input::Tick).await,
                 () = sleep_until(store.unwrap_or_else(Instant::now)), if store.is_some() => self.set_gate().await,
                 () = sleep_until(contest.unwrap_or_else(Instant::now)), if contest.is_some() => self.set_gate().await,
@@ -339,9 +337,10 @@ impl Task {
         }
     }
 
-    /// The verdict has fallen, and everything is stored.
+    /// The verdict has fallen, and everything is stored: not where it does not fit, and only that was written.
     fn is_done(&self) -> bool {
-        self.session.verdict().is_some() && self.saving.is_none() && self.saved == Some(self.version())
+        let is_stored = self.saving.is_none() && self.saved == Some(self.version()) && !self.is_too_large;
+        self.session.verdict().is_some() && is_stored
     }
 
     // === in ===
@@ -365,7 +364,9 @@ impl Task {
             Order::Refuse { generation, refused } => self.reframe(generation, Some(refused), false),
             Order::Stage { generation, settings, requests } => {
                 self.reframe(generation, None, true);
-                self.feed(Input::Settings(settings)).await;
+                // Its target is of the plan that waits.
+                let target_phase = self.session.settings().target_phase.clone();
+                self.feed(Input::Settings(Box::new(Settings { target_phase, ..*settings }))).await;
                 self.feed(Input::Requests(requests)).await;
             }
             Order::Release(wait) => self.feed(Input::Released(wait)).await,
@@ -677,6 +678,7 @@ impl Task {
             refused: self.frame.refused.clone(),
             staged: self.frame.is_staged,
             contested: self.contest.is_on(),
+            hold: if self.challenged.is_some() { Hold::Asked } else { Hold::Ours },
         }
     }
 
@@ -726,7 +728,7 @@ impl Task {
     }
 
     /// Stores what is known, once more, and ends. Says nothing: what runs goes on, and whoever comes next asks for it.
-    async fn stop(mut self, saved: &mut mpsc::Receiver<Result<(), StoreError>>) -> End {
+    async fn stop(mut self, saved: &mut mpsc::Receiver<Result<(), StoreError>>, end: End) -> End {
         if self.saving.is_some() {
             if let Some(Ok(())) = saved.recv().await {
                 self.saved = self.saving.map(|(version, _)| version);
@@ -734,11 +736,11 @@ impl Task {
             self.saving = None;
         }
         if self.is_unsaved() {
-            let picture = self.picture();
+            let picture = Picture { hold: Hold::Released, ..self.picture() };
             if self.pictures.try_send(Box::new(picture)).is_ok() {
                 saved.recv().await;
             }
         }
-        End::Stopped
+        end
     }
 }

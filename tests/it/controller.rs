@@ -208,7 +208,7 @@ async fn pruning_keeps_the_current_revision_and_the_newest_before_it() {
         revision::store(&cluster.client, &object, number, &Plan::default(), Strategy::Hybrid).await.unwrap();
     }
     revision::store(&cluster.client, &other, 1, &Plan::default(), Strategy::Hybrid).await.unwrap();
-    revision::prune(&cluster.client, &object, 2, 5).await.unwrap();
+    revision::prune(&cluster.client, &object, 2, 5..5).await.unwrap();
     let mut left: Vec<(String, i64)> = stored(&cluster.client, &namespace)
         .await
         .into_iter()
@@ -217,6 +217,20 @@ async fn pruning_keeps_the_current_revision_and_the_newest_before_it() {
     left.sort();
     let expected = [("boot", 3), ("boot", 4), ("boot", 5), ("boot", 6), ("other", 1)];
     assert_eq!(left, expected.map(|(name, number)| (name.to_owned(), number)));
+}
+
+#[tokio::test]
+async fn pruning_leaves_what_the_status_names_however_few_are_kept() {
+    let cluster = cluster().await;
+    let namespace = cluster.namespace("prune-started").await;
+    let object = made(&cluster.client, &namespace, "boot", json!({"phases": []})).await;
+    for number in 1..=3 {
+        revision::store(&cluster.client, &object, number, &Plan::default(), Strategy::Hybrid).await.unwrap();
+    }
+    revision::prune(&cluster.client, &object, 0, 2..3).await.unwrap();
+    let mut left: Vec<i64> = stored(&cluster.client, &namespace).await.iter().map(|stored| stored.revision).collect();
+    left.sort_unstable();
+    assert_eq!(left, [2, 3]);
 }
 
 fn session(phases: &Value) -> Session {

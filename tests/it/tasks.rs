@@ -1,14 +1,18 @@
-//! The real session task on a bus in memory: two that hold one session, and what an order changes together.
+//! The real session task on a bus in memory: two that hold one session, what an order changes together, how it ends.
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use futures::StreamExt as _;
 use pmp::{
     bus::{self, Bus, Inbound, InboundMessage, Message},
-    engine::{Edit, Keep, Output, PhaseState, Record, Session, Settings, Shutdown, Strategy, Verdict},
-    manifest::{OtherKinds, Plan, from_values},
+    engine::{
+        Edit, Input, Keep, OffersGate, Output, Pace, PhaseState, Record, Session, Settings, Shutdown, Strategy, Verdict,
+    },
+    manifest::{OtherKinds, PhaseId, Plan, from_values},
     protocol::{Prefix, SessionId, headers},
-    sessions::{self, Clock, Listener, LocalStore, Order, Origin, Pacing, Past, Picture, Start, Store, StoreError},
+    sessions::{
+        self, Clock, End, Listener, LocalStore, Order, Origin, Pacing, Past, Picture, Start, Store, StoreError,
+    },
 };
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -128,4 +132,125 @@ async fn an_edit_that_clears_a_shutdown_is_not_shut_down_as_it_starts() {
     let goes_on = stored.wait_for(|record| record.revision == 2);
     let record = tokio::time::timeout(SOON, goes_on).await.expect("it is stored").unwrap().clone();
     assert_eq!(record.verdict, None, "{record:?}");
+}
+
+/// A store that answers what it is told to.
+struct Judge<F>(F);
+
+impl<F: FnMut(Picture) -> Result<(), StoreError> + Send + 'static> Store for Judge<F> {
+    fn save(&mut self, picture: Picture) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + '_>> {
+        Box::pin(std::future::ready((self.0)(picture)))
+    }
+
+    fn pacing(&self) -> Pacing {
+        Pacing { least: Duration::from_millis(10), times_last: 1, most: Duration::from_millis(10) }
+    }
+}
+
+async fn started(bus: &Bus, session: Session, store: impl Store) -> (bus::InboundHandle, sessions::Handle) {
+    let inbound = Inbound::run(bus.clone(), Prefix::default(), "here").await.unwrap();
+    let start = start(session, Past::None, Clock::System);
+    let handle = sessions::spawn(bus.clone(), &inbound, start, store, Deaf);
+    (inbound, handle)
+}
+
+fn fresh(plan: Arc<Plan>, settings: Settings) -> Session {
+    Session::start("uid", plan, 1, Strategy::Hybrid, settings, Clock::System.now())
+}
+
+#[tokio::test]
+async fn a_session_whose_id_another_takes_stores_what_it_knows_and_ends() {
+    let bus = Bus::memory();
+    let (inbound, handle) = started(&bus, fresh(plan("a"), Settings::default()), Judge(|_| Ok(()))).await;
+    let _other = inbound.register(&SessionId::new("s").unwrap());
+    let end = tokio::time::timeout(SOON, handle.watch().end()).await.expect("it does not go on deaf").unwrap();
+    assert_eq!(end, End::Deaf);
+}
+
+#[tokio::test]
+async fn a_store_that_panics_takes_its_session_with_it() {
+    let bus = Bus::memory();
+    let store = Judge(|_| panic!("as a test wants it"));
+    let (_inbound, handle) = started(&bus, fresh(plan("a"), Settings::default()), store).await;
+    let end = tokio::time::timeout(SOON, handle.watch().end()).await.expect("it does not wait for ever");
+    assert_eq!(end, None);
+}
+
+#[tokio::test]
+async fn a_verdict_that_does_not_fit_is_not_taken_for_one_that_is_stored() {
+    let bus = Bus::memory();
+    let cancelled = Settings { shutdown: Some(Shutdown::Cancel), ..Settings::default() };
+    let (given_to, mut given) = watch::channel(0);
+    let store = Judge(move |_| {
+        given_to.send_modify(|given| *given += 1);
+        Err(StoreError::TooLarge("as a test wants it".to_owned()))
+    });
+    let (_inbound, handle) = started(&bus, fresh(plan("a"), cancelled), store).await;
+    // The verdict, and that it does not fit.
+    tokio::time::timeout(SOON, given.wait_for(|given| *given >= 2)).await.unwrap().unwrap();
+    let end = tokio::time::timeout(Duration::from_millis(300), handle.watch().end()).await;
+    assert!(end.is_err(), "it ended as {end:?}");
+}
+
+#[tokio::test]
+async fn a_staged_target_that_the_plan_lacks_widens_nothing() {
+    let bus = Bus::memory();
+    let mut targets = bus.subscribe("plan.session.*.target", None).await.unwrap();
+    let phases = ["a", "b"].map(|id| json!({"kind": "Phase", "id": id, "spec": {}}));
+    let both = Arc::new(from_values(&phases, OtherKinds::Refuse).unwrap().0);
+    let target = |id: &str| Settings { target_phase: PhaseId::new(id).ok(), ..Settings::default() };
+    let (_inbound, handle) = started(&bus, fresh(both, target("a")), Judge(|_| Ok(()))).await;
+    let offered = async |targets: &mut bus::Subscription| {
+        let target = targets.next().await.expect("the bus is there");
+        serde_json::from_slice::<Value>(&target.body).unwrap()["phaseId"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(tokio::time::timeout(SOON, offered(&mut targets)).await.unwrap(), "a");
+    for staged in ["of another plan", "b"] {
+        let settings = Box::new(target(staged));
+        handle.order(Order::Stage { generation: 2, settings, requests: Vec::new() }).unwrap();
+    }
+    let more = tokio::time::timeout(Duration::from_millis(500), offered(&mut targets)).await;
+    assert!(more.as_deref().map_or(true, |phase| phase == "a"), "{more:?}");
+}
+
+fn said(session: &mut Session, input: Input, at: jiff::Timestamp) -> Vec<String> {
+    session.handle(input, at);
+    let outputs = std::iter::from_fn(|| session.poll_output());
+    let control = |output: Output| match output {
+        Output::Control(control) => Some(format!("{control:?}").split(' ').next().unwrap_or_default().to_owned()),
+        Output::Target(_) => Some("Target".to_owned()),
+        _ => None,
+    };
+    outputs.filter_map(control).collect()
+}
+
+#[test]
+fn whoever_was_away_hears_of_a_pause_and_a_cancel_once_more() {
+    let now = Clock::System.now();
+    let mut session = fresh(plan("a"), Settings::default());
+    while session.poll_output().is_some() {}
+    said(&mut session, Input::Stored, now);
+    assert_eq!(said(&mut session, Input::Offers(OffersGate::Open), now), ["Target"]);
+    let accepted = pmp::protocol::AckMessage::parse(br#"{"phaseId":"a","accepted":true,"queued":false}"#).unwrap();
+    said(&mut session, Input::Ack(accepted.into_input(None)), now);
+    let suspended = Settings { pace: Pace::Suspended, ..Settings::default() };
+    assert_eq!(said(&mut session, Input::Settings(Box::new(suspended.clone())), now), ["Pause"]);
+    assert_eq!(said(&mut session, Input::Resync, now), ["Report", "Pause"]);
+    let cancelled = Settings { shutdown: Some(Shutdown::Cancel), ..suspended };
+    assert_eq!(said(&mut session, Input::Settings(Box::new(cancelled)), now), ["CancelSession"]);
+    assert_eq!(said(&mut session, Input::Resync, now), ["Report", "Pause", "CancelSession"]);
+}
+
+#[test]
+fn however_soon_offers_are_repeated_runtimes_have_two_seconds_to_say_what_they_hold() {
+    let now = Clock::System.now();
+    let mut quick = Settings::default();
+    quick.timeouts.offer = Duration::from_millis(1);
+    let first = fresh(plan("a"), quick.clone());
+    let mut session = Session::restore("uid", plan("a"), first.record(), quick, now);
+    assert_eq!(said(&mut session, Input::Resync, now), ["Report"]);
+    assert!(said(&mut session, Input::Offers(OffersGate::Open), now).is_empty());
+    let after = |millis| now + jiff::SignedDuration::from_millis(millis);
+    assert!(said(&mut session, Input::Tick, after(1900)).is_empty());
+    assert_eq!(said(&mut session, Input::Tick, after(2000)), ["Target"]);
 }

@@ -243,7 +243,7 @@ proptest! {
     #[test]
     fn a_patch_leaves_nothing_of_the_status_before_it((plan, before) in arb_record(), (other, after) in arb_record()) {
         let bus = BusPosition { stream: "reports".to_owned(), created: Some(noon().into()), sequence: 7 };
-        let holder = Some(Holder { process: "a".to_owned(), transitions: 3 });
+        let holder = Some(Holder { process: "a".to_owned(), transitions: 3, answered: Some(noon().into()) });
         let full = Frame { bus: Some(bus), holder, session_id: "s".to_owned(), ..Frame::default() };
         let before = project(&before, &plan, full, ROOMY).expect("room for all");
         let bare = Frame { bus: Some(BusPosition::default()), ..Frame::default() };

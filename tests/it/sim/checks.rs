@@ -236,9 +236,10 @@ fn allowed(object: &Value, target: &TargetMessage) -> Vec<String> {
 
 /// A status that changes hands changes in nothing else: so nobody writes who was deposed.
 fn fence(before: &Value, after: &Value) -> Vec<String> {
-    let holder = |object: &Value| object.pointer("/status/holder").cloned();
+    let holder = |object: &Value| object.pointer("/status/holder/process").cloned();
     let (was, is) = (holder(before), holder(after));
-    if was.is_none() || was == is {
+    // Whoever lets go says so in its last status; nobody but the holder can, since everyone else writes its own name.
+    if was.is_none() || is.is_none() || was == is {
         return Vec::new();
     }
     let rest = |object: &Value| {
