@@ -450,8 +450,11 @@ impl Task {
         }
         let is_stale = self.unsaved_since.is_some_and(|since| since.elapsed() >= UNSTORED_MAX);
         let is_ours = !self.contest.is_on() && self.challenged.is_none();
-        let is_open = self.epoch.is_some() && !is_stale && is_ours && !self.is_too_large;
-        let gate = if is_open { OffersGate::Open } else { OffersGate::Closed };
+        let gate = match () {
+            () if self.epoch.is_none() => OffersGate::Deaf,
+            () if is_stale || !is_ours || self.is_too_large => OffersGate::Closed,
+            () => OffersGate::Open,
+        };
         self.feed(Input::Offers(gate)).await;
     }
 
