@@ -366,7 +366,7 @@ impl Failure {
         let detail = error.to_string();
         let failed = |detail| Error::Stream { stream: stream.to_owned(), detail };
         match error.error_code() {
-            ErrorCode::STREAM_NOT_FOUND => Self::NotFound(failed(detail)),
+            ErrorCode::STREAM_NOT_FOUND => Self::NotFound(Error::NoStream { stream: stream.to_owned() }),
             ErrorCode::STORAGE_RESOURCES_EXCEEDED | ErrorCode::INSUFFICIENT_RESOURCES => {
                 Self::TooLittleRoom(failed(detail))
             }

@@ -77,6 +77,8 @@ pub enum Error {
         "another stream holds subjects of the stream {stream}: {detail}; give it other subjects, or this connection another prefix"
     )]
     ForeignStream { stream: String, detail: String },
+    #[error("there is no stream {stream}")]
+    NoStream { stream: String },
     #[error("the stream {stream} did not do as it was asked: {detail}")]
     Stream { stream: String, detail: String },
     #[error("cannot use {what}: {detail}")]
@@ -95,7 +97,7 @@ impl Error {
             Self::Denied { .. } => "PermissionDenied",
             Self::NoStorage { .. } => "NoJetStream",
             Self::ForeignStream { .. } => "ForeignStream",
-            Self::Stream { .. } => "StreamFailed",
+            Self::NoStream { .. } | Self::Stream { .. } => "StreamFailed",
             Self::Address { .. } | Self::Option { .. } => "BadConnection",
         }
     }

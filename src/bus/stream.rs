@@ -93,7 +93,7 @@ pub trait Storage: Send + Sync {
     /// [`super::Error::ForeignStream`] if another stream has one of its subjects.
     fn ensure<'a>(&'a self, wish: &'a StreamWish) -> Answer<'a, StreamFacts>;
 
-    /// What the stream holds now; [`super::Error::Stream`] if there is none of that name.
+    /// What the stream holds now; [`super::Error::NoStream`] if there is none of that name.
     fn facts<'a>(&'a self, stream: &'a str) -> Answer<'a, StreamFacts>;
 
     /// Reads what matches any of the patterns, from `begin` on and without end. No patterns are all.

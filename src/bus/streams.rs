@@ -52,12 +52,31 @@ pub fn record(prefix: &Prefix) -> StreamWish {
     }
 }
 
-/// Removes what both streams have of the session now. What comes later under the same id stays.
-pub async fn purge(bus: &Bus, prefix: &Prefix, session: &SessionId) -> Result<(), Error> {
-    let Some(storage) = bus.storage() else { return Ok(()) };
+/// Where both streams end at a moment: each stream there is, and the place behind its newest message.
+pub type Ends = Vec<(String, u64)>;
+
+/// Where both streams end now. A stream that is not there has nothing to end.
+pub async fn ends(bus: &Bus, prefix: &Prefix) -> Result<Ends, Error> {
+    let Some(storage) = bus.storage() else { return Ok(Ends::new()) };
+    let mut ends = Ends::new();
     for wish in [reports(prefix), record(prefix)] {
-        let before = storage.facts(&wish.name).await?.last + 1;
-        storage.purge(&wish.name, &prefix.session_pattern(session), before).await?;
+        match storage.facts(&wish.name).await {
+            Ok(facts) => ends.push((wish.name, facts.last + 1)),
+            Err(Error::NoStream { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(ends)
+}
+
+/// Removes what the streams have of the session before these ends. What came later under the same id stays.
+pub async fn purge(bus: &Bus, prefix: &Prefix, session: &SessionId, ends: &Ends) -> Result<(), Error> {
+    let Some(storage) = bus.storage() else { return Ok(()) };
+    for (stream, before) in ends {
+        match storage.purge(stream, &prefix.session_pattern(session), *before).await {
+            Ok(()) | Err(Error::NoStream { .. }) => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
 }

@@ -16,6 +16,7 @@ pub mod labels;
 mod listener;
 mod options;
 mod reconcile;
+mod remains;
 mod responder;
 pub mod revision;
 mod roster;

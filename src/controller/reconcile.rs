@@ -22,6 +22,7 @@ use super::{
     claim::{self, Claim, Serves},
     events::{Events, regarding},
     listener::Voice,
+    remains::Remains,
     revision,
     roster::{Roster, Running},
     standing,
@@ -32,7 +33,7 @@ use crate::{
     manifest::{ExternalWait, Plan},
     protocol::Prefix,
     resource::{PhaseManifest, Refusal, Situation, UpdatePolicy, restore},
-    sessions::{self, Clock, End, Keeper, KubernetesStore, Order, Origin, Past, Refused, Start, StoreError},
+    sessions::{self, Clock, End, EndWatch, Keeper, KubernetesStore, Order, Origin, Past, Refused, Start, StoreError},
 };
 
 const REJECTED: &str = "the session runs and spec.updatePolicy is Reject: wait for its verdict, or change the policy";
@@ -50,6 +51,7 @@ pub struct Context {
     pub serves: Serves,
     pub objects: Store<PhaseManifest>,
     pub roster: Roster,
+    pub remains: Remains,
     pub events: Events,
     pub voice: Voice,
     /// Objects to look at again, though nobody edited them.
@@ -435,11 +437,17 @@ impl Context {
         released
     }
 
-    /// The resource is gone: its session is cancelled on the bus, and its task ends.
-    pub fn forget(&self, object: &PhaseManifest) {
-        if let Some(running) = self.roster.remove(uid(object)) {
-            running.handle.forget();
-        }
+    /// The resource is going: its session is cancelled on the bus, and its task ends.
+    fn forget(&self, object: &PhaseManifest) -> Option<EndWatch> {
+        let running = self.roster.remove(uid(object))?;
+        running.handle.forget();
+        Some(running.handle.watch())
+    }
+
+    /// The resource is gone: so is its session, and what the bus keeps of it.
+    pub fn gone(&self, object: &PhaseManifest) {
+        let end = self.forget(object);
+        self.remains.remove(object, end);
     }
 
     /// A task that panics takes its own session down and no other; its resource says so.

@@ -28,6 +28,7 @@ use super::{
     listener::Voice,
     options::{Options, Scope},
     reconcile::{self, Context, reconcile, set_aside},
+    remains::Remains,
     responder::Responder,
     roster::Roster,
     sweep::Sweep,
@@ -91,6 +92,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
             serves: options.scope.serves(),
             objects: objects.clone(),
             roster: roster.clone(),
+            remains: Remains::new(bus.clone(), options.prefix.clone(), objects.clone()),
             events: events.clone(),
             voice: voice.clone(),
             wake,
@@ -139,7 +141,7 @@ fn watch(
     changes
         .inspect(move |event| {
             if let Ok(watcher::Event::Delete(object)) = event {
-                context.forget(object);
+                context.gone(object);
             }
         })
         .applied_objects()

@@ -66,6 +66,7 @@ pub fn is_lack_of_storage(error: &bus::Error) -> bool {
     matches!(
         error,
         bus::Error::NoStorage { .. }
+            | bus::Error::NoStream { .. }
             | bus::Error::Stream { .. }
             | bus::Error::ForeignStream { .. }
             | bus::Error::NoResponders { .. }

@@ -389,7 +389,9 @@ impl Task {
     fn purge(&self) {
         let (bus, prefix, session) = (self.bus.clone(), self.speech.prefix.clone(), self.speech.session.clone());
         tokio::spawn(async move {
-            if let Err(error) = streams::purge(&bus, &prefix, &session).await {
+            let ends = streams::ends(&bus, &prefix).await;
+            let purged = async { streams::purge(&bus, &prefix, &session, &ends?).await };
+            if let Err(error) = purged.await {
                 tracing::debug!(%session, %error, "what the bus keeps of a deleted session was not removed");
             }
         });

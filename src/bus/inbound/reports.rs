@@ -73,7 +73,11 @@ pub(super) async fn read(bus: Bus, prefix: Prefix, to: mpsc::Sender<FromStream>,
             Err(error) => {
                 tracing::debug!(%error, "reports are not kept");
                 say(&says, epoch, Keeping::Nothing { reason: error.reason(), message: error.to_string() });
-                if matches!(error, Error::Stream { .. } | Error::Timeout { .. }) { RETRY } else { RETRY_WITHOUT }
+                if matches!(error, Error::Stream { .. } | Error::NoStream { .. } | Error::Timeout { .. }) {
+                    RETRY
+                } else {
+                    RETRY_WITHOUT
+                }
             }
         };
         let is_other = |link: &Link| link.epoch != epoch || !link.is_connected();

@@ -194,10 +194,27 @@ async fn what_the_bus_keeps_of_a_session_is_removed_and_its_neighbours_stay() {
             storage(&bus).publish(Message::new(prefix.subject(session, channel), "{}")).await.unwrap();
         }
     }
-    streams::purge(&bus, &prefix, &gone).await.unwrap();
+    let ends = streams::ends(&bus, &prefix).await.unwrap();
+    streams::purge(&bus, &prefix, &gone, &ends).await.unwrap();
     for (wish, channel) in [(streams::reports(&prefix), Channel::State), (streams::record(&prefix), Channel::Log)] {
         let last = async |session| storage(&bus).last(&wish.name, &prefix.subject(session, channel)).await.unwrap();
         assert_eq!(last(&gone).await, None);
         assert!(last(&stays).await.is_some());
     }
+}
+
+#[tokio::test]
+async fn a_stream_that_is_not_there_keeps_nothing_to_remove() {
+    let bus = bus().await;
+    let prefix = Prefix::new(&format!("plan.{}", unique("purge"))).unwrap();
+    let (gone, reports) = (SessionId::new("gone").unwrap(), streams::reports(&prefix));
+    storage(&bus).ensure(&reports).await.unwrap();
+    let state = prefix.subject(&gone, Channel::State);
+    storage(&bus).publish(Message::new(state.clone(), "{}")).await.unwrap();
+    let ends = streams::ends(&bus, &prefix).await.unwrap();
+    assert_eq!(ends, [(reports.name.clone(), 2)]);
+    storage(&bus).publish(Message::new(state.clone(), "later")).await.unwrap();
+    streams::purge(&bus, &prefix, &gone, &ends).await.unwrap();
+    assert_eq!(storage(&bus).last(&reports.name, &state).await.unwrap().unwrap().message.body, "later");
+    assert_eq!(storage(&bus).facts(&reports.name).await.unwrap().first, 2);
 }
