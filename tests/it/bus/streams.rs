@@ -165,6 +165,16 @@ async fn a_server_with_little_room_is_asked_for_less() {
     storage(&bus).ensure(&streams::reports(&prefix)).await.unwrap();
     storage(&bus).ensure(&streams::record(&prefix)).await.unwrap();
     assert!(storage(&bus).keeps(&prefix.pattern(Channel::State)).await.unwrap());
+    let wish = streams::record(&prefix);
+    let ask = Message::new(format!("$JS.API.STREAM.INFO.{}", wish.name), "");
+    let info: serde_json::Value = serde_json::from_slice(&bus.request(ask, DEADLINE).await.unwrap().body).unwrap();
+    let of = |name: &str| info["config"][name].as_u64().unwrap();
+    assert!(of("max_bytes") < wish.bytes_max.unwrap());
+    // One session's share is as much less.
+    let largest = 3 * of("max_msgs_per_subject") * wish.message_bytes_max.unwrap() as u64;
+    assert!(largest > 0 && 2 * largest <= of("max_bytes"), "{info:#}");
+    // And so it stays when the operator looks again.
+    storage(&bus).ensure(&wish).await.unwrap();
 }
 
 #[tokio::test]
