@@ -15,7 +15,7 @@ use super::{
     contest::Contest,
     pace::{Pace, Urgency},
     speech::Speech,
-    store::{Picture, Refused, Store, StoreError},
+    store::{Picture, Refused, Store, StoreError, standing},
 };
 use crate::{
     bus::{
@@ -406,7 +406,7 @@ impl Task {
     async fn heard_of_bus(&mut self, ready: Ready) {
         self.proved = ready.epoch();
         let keeps = matches!(ready, Ready::Yes { keeping: Keeping::Reports, .. });
-        self.note_standing(ready.into());
+        self.note_standing(standing(ready, &self.speech.session));
         if self.proved.is_none() {
             return self.link(None).await;
         }
