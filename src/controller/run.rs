@@ -58,6 +58,8 @@ pub(super) const BEAT: Duration = Duration::from_secs(5);
 pub enum Error {
     #[error("cannot listen on the bus")]
     Bus(#[from] bus::Error),
+    #[error("{part} ended by a defect or with the bus; nothing is heard without it, and a new process begins anew")]
+    Deaf { part: &'static str },
 }
 
 /// Runs until `stop`; then lets every session store what it knows, for at most 8 s.
@@ -110,15 +112,20 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
         objects: stores,
         connection: "default".to_owned(),
     };
-    let responder = tokio::spawn(responder.run(passed_on_out, inbound.register_rest()));
-    join_all(loops).await;
+    let mut responder = tokio::spawn(responder.run(passed_on_out, inbound.register_rest()));
+    let ended = tokio::select! {
+        biased;
+        _ = join_all(loops) => Ok(()),
+        part = inbound.ended() => Err(Error::Deaf { part }),
+        _ = &mut responder => Err(Error::Deaf { part: "the answers to commands and requests" }),
+    };
     responder.abort();
     if let Some(sweeper) = sweeper {
         sweeper.abort();
     }
     stop_sessions(&roster).await;
     events.flush(Duration::from_secs(2)).await;
-    Ok(())
+    ended
 }
 
 /// What ends sessions whose resource is gone; nothing, unless this operator knows all resources there are.
