@@ -105,6 +105,7 @@ fn an_attempt_that_ended_while_no_operator_ran_is_not_timed_out_before_the_bus_i
     let mut session = Session::restore(UID, plan(), record, settings(Some(60), None), at(70));
     while session.poll_output().is_some() {}
     feed(&mut session, 80, Input::Tick);
+    feed(&mut session, 90, Input::Tick);
     reconnect(&mut session, 110);
     feed(&mut session, 112, report(ReportStatus::Complete));
     assert_eq!(session.verdict(), Some(Verdict::Succeeded));
