@@ -102,6 +102,16 @@ GUARDS = {
         "            && self.listening_until.is_none()\n",
         "",
     ),
+    "no-clock-while-deaf": (
+        "steering.rs",
+        "if self.gate == OffersGate::Deaf {\n            return;",
+        "if false {\n            return;",
+    ),
+    "no-clock-in-silence": (
+        "steering.rs",
+        "Some(until) if now < until => return,",
+        "Some(until) if now < until => {}",
+    ),
     "store-first": (
         "offers.rs",
         "            && !self.unstored\n",

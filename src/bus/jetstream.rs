@@ -84,6 +84,7 @@ impl Connection {
             match self.api(&format!("STREAM.CREATE.{}", wish.name), &body, &wish.name).await {
                 Err(Failure::TooLittleRoom(_)) if config.max_bytes / 4 >= BYTES_LEAST.cast_signed() => {
                     config.max_bytes /= 4;
+                    wish.fit(&mut config);
                 }
                 Ok(info) => return Ok(info),
                 Err(failure) => return Err(failure.into()),
@@ -103,6 +104,7 @@ impl Connection {
         wish.apply(&mut config);
         // What the server gave is what it had.
         config.max_bytes = info.config.max_bytes;
+        wish.fit(&mut config);
         if config == info.config {
             return Ok(info);
         }
@@ -279,6 +281,15 @@ impl StreamWish {
         config.max_messages_per_subject = signed(self.messages_per_subject_max);
         config.max_message_size = self.message_bytes_max.map_or(-1, |limit| i32::try_from(limit).unwrap_or(i32::MAX));
         config.duplicate_window = self.duplicate_window;
+    }
+
+    /// Of less room a subject's share is less.
+    fn fit(&self, config: &mut Config) {
+        let (Some(wished), Ok(given)) = (self.bytes_max, u64::try_from(config.max_bytes)) else { return };
+        if let Some(share) = self.messages_per_subject_max.filter(|_| given < wished) {
+            let share = u128::from(share) * u128::from(given) / u128::from(wished.max(1));
+            config.max_messages_per_subject = i64::try_from(share).unwrap_or(i64::MAX).max(1);
+        }
     }
 }
 

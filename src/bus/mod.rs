@@ -34,7 +34,7 @@ use tokio::sync::watch;
 pub use connect::{Auth, ConnectOptions, Secret, Tls};
 pub use inbound::{
     Arrival, CHANNELS, Counters, Hearing, Inbound, InboundBody, InboundHandle, InboundMessage, Keeping, Origin, Place,
-    Ready, Sink,
+    Ready, Sink, Trouble,
 };
 pub use link::{Link, LinkState};
 pub use message::{Headers, Message};
@@ -186,6 +186,11 @@ impl Bus {
     /// Subjects and patterns that the server denied on this connection; `None` where nothing is ever denied.
     pub fn denied(&self) -> Option<watch::Receiver<BTreeSet<String>>> {
         self.0.denied()
+    }
+
+    /// Forgets a denial before what was denied is tried again: the right may have been granted meanwhile.
+    fn forgive(&self, subject: &str) {
+        self.0.forgive(subject);
     }
 }
 

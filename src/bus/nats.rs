@@ -170,6 +170,8 @@ impl Connection {
         let mut expected = replies.expect();
         message.reply = Some(expected.inbox.clone());
         let watched = [subject.clone(), replies.pattern()];
+        // Denied before, and perhaps granted since.
+        Transport::forgive(self, &subject);
         self.send(message).await?;
         let reply = tokio::select! {
             biased;
@@ -230,6 +232,10 @@ impl Transport for Connection {
 
     fn denied(&self) -> Option<watch::Receiver<BTreeSet<String>>> {
         Some(self.notes.denied.subscribe())
+    }
+
+    fn forgive(&self, subject: &str) {
+        self.notes.denied.send_if_modified(|denied| denied.remove(subject));
     }
 
     fn storage(&self) -> Option<&dyn Storage> {
@@ -349,11 +355,11 @@ impl Notes {
                 self.losses.fetch_add(1, Ordering::Relaxed);
             }
             Event::ServerError(async_nats::ServerError::Other(text)) => match denied_subject(&text) {
-                Some(subject) => self.denied.send_modify(|denied| {
-                    if denied.len() < DENIED_MAX {
-                        denied.insert(subject.to_owned());
-                    }
-                }),
+                Some(subject) => drop(self.denied.send_if_modified(|denied| {
+                    // Thousands of messages that may not be said shall not hide that nothing is heard.
+                    let denied_max = if is_of_subscription(&text) { 2 * DENIED_MAX } else { DENIED_MAX };
+                    denied.len() < denied_max && denied.insert(subject.to_owned())
+                })),
                 None => *self.reason() = text,
             },
             Event::ServerError(error) => *self.reason() = error.to_string(),
@@ -373,6 +379,10 @@ impl Notes {
 /// The subject in `Permissions Violation for Publish to "a.b"` or `... for Subscription to "a.*" using queue "q"`.
 fn denied_subject(text: &str) -> Option<&str> {
     text.to_ascii_lowercase().contains("permissions violation").then(|| text.split('"').nth(1))?
+}
+
+fn is_of_subscription(denial: &str) -> bool {
+    denial.to_ascii_lowercase().contains("for subscription")
 }
 
 /// Ends the keeper with the connection.
@@ -428,6 +438,8 @@ mod tests {
         assert_eq!(denied_subject(r#"Permissions Violation for Publish to "a.b""#), Some("a.b"));
         assert_eq!(denied_subject(r#"Permissions Violation for Subscription to "a.*" using queue "q""#), Some("a.*"));
         assert_eq!(denied_subject("Maximum Connections Exceeded"), None);
+        assert!(is_of_subscription(r#"Permissions Violation for Subscription to "a.*""#));
+        assert!(!is_of_subscription(r#"Permissions Violation for Publish to "a.b""#));
     }
 
     #[test]

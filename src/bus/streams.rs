@@ -21,9 +21,10 @@ const REPORTS_BYTES_MAX: u64 = 256 << 20;
 const REPORTS_PER_SESSION_MAX: u64 = 100_000;
 
 const RECORD_BYTES_MAX: u64 = 128 << 20;
-/// Lines of log that a session keeps, and targets, and events; at the most half of all there is room for.
-const RECORD_PER_SESSION_MAX: u64 = 4_000;
-const RECORD_MESSAGE_BYTES_MAX: usize = 16 << 10;
+/// Lines of log that a session keeps, and targets, and events: the largest of all three take half of the room at the most,
+/// so that no session crowds out all others.
+const RECORD_PER_SESSION_MAX: u64 = 2_600;
+const RECORD_MESSAGE_BYTES_MAX: usize = 8 << 10;
 
 /// Within it a repeated Msg-Id is kept once; the server's own default.
 const DUPLICATE_WINDOW: Duration = Duration::from_mins(2);
@@ -52,12 +53,31 @@ pub fn record(prefix: &Prefix) -> StreamWish {
     }
 }
 
-/// Removes what both streams have of the session now. What comes later under the same id stays.
-pub async fn purge(bus: &Bus, prefix: &Prefix, session: &SessionId) -> Result<(), Error> {
-    let Some(storage) = bus.storage() else { return Ok(()) };
+/// Where both streams end at a moment: each stream there is, and the place behind its newest message.
+pub type Ends = Vec<(String, u64)>;
+
+/// Where both streams end now. A stream that is not there has nothing to end.
+pub async fn ends(bus: &Bus, prefix: &Prefix) -> Result<Ends, Error> {
+    let Some(storage) = bus.storage() else { return Ok(Ends::new()) };
+    let mut ends = Ends::new();
     for wish in [reports(prefix), record(prefix)] {
-        let before = storage.facts(&wish.name).await?.last + 1;
-        storage.purge(&wish.name, &prefix.session_pattern(session), before).await?;
+        match storage.facts(&wish.name).await {
+            Ok(facts) => ends.push((wish.name, facts.last + 1)),
+            Err(Error::NoStream { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(ends)
+}
+
+/// Removes what the streams have of the session before these ends. What came later under the same id stays.
+pub async fn purge(bus: &Bus, prefix: &Prefix, session: &SessionId, ends: &Ends) -> Result<(), Error> {
+    let Some(storage) = bus.storage() else { return Ok(()) };
+    for (stream, before) in ends {
+        match storage.purge(stream, &prefix.session_pattern(session), *before).await {
+            Ok(()) | Err(Error::NoStream { .. }) => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
 }
@@ -89,6 +109,15 @@ mod tests {
             assert!(!kept.contains(&prefix.pattern(channel)), "{channel}");
         }
         assert_eq!(kept.len(), 6);
+    }
+
+    #[test]
+    fn what_one_session_says_takes_half_of_the_record_at_the_most() {
+        let wish = record(&Prefix::default());
+        // Subject, headers of the store and checksum of each.
+        let largest = wish.message_bytes_max.unwrap() as u64 + 400;
+        let all = wish.subjects.len() as u64 * wish.messages_per_subject_max.unwrap() * largest;
+        assert!(2 * all <= wish.bytes_max.unwrap(), "{all}");
     }
 
     #[test]

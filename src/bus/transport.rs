@@ -41,6 +41,9 @@ pub trait Transport: Send + Sync + 'static {
         Duration::from_secs(30)
     }
 
+    /// Forgets that a subject or pattern was denied: it is tried again, or was long ago.
+    fn forgive(&self, _subject: &str) {}
+
     /// Streams, where messages can be kept at all. A server that has none answers every call with
     /// [`Error::NoStorage`].
     fn storage(&self) -> Option<&dyn Storage> {

@@ -19,6 +19,7 @@ pub mod labels;
 mod listener;
 mod options;
 mod reconcile;
+mod remains;
 mod responder;
 pub mod revision;
 mod rivals;

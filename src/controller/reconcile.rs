@@ -26,6 +26,7 @@ use super::{
     claim::{self, Claim, Serves},
     events::{Events, regarding},
     listener::Voice,
+    remains::Remains,
     revision,
     rivals::Rivals,
     roster::{Roster, Running},
@@ -37,7 +38,7 @@ use crate::{
     manifest::{ExternalWait, PhaseId, Plan},
     protocol::Prefix,
     resource::{PhaseManifest, PhaseManifestStatus, Refusal, Situation, UpdatePolicy, restore},
-    sessions::{self, Clock, End, Keeper, KubernetesStore, Order, Origin, Past, Refused, Start, StoreError},
+    sessions::{self, Clock, End, EndWatch, Keeper, KubernetesStore, Order, Origin, Past, Refused, Start, StoreError},
 };
 
 const REJECTED: &str = "the session runs and spec.updatePolicy is Reject: wait for its verdict, or change the policy";
@@ -57,6 +58,7 @@ pub struct Context {
     pub namespace: Option<String>,
     pub objects: Store<PhaseManifest>,
     pub roster: Roster,
+    pub remains: Remains,
     pub events: Events,
     pub voice: Voice,
     pub rivals: Rivals,
@@ -493,11 +495,17 @@ impl Context {
         self.objects.state().iter().any(|other| is_it(other) && is_done(other, wait))
     }
 
-    /// The resource is gone: its session is cancelled on the bus, and its task ends.
-    pub fn forget(&self, object: &PhaseManifest) {
-        if let Some(running) = self.roster.remove(uid(object)) {
-            running.handle.forget();
-        }
+    /// The resource is going: its session is cancelled on the bus, and its task ends.
+    fn forget(&self, object: &PhaseManifest) -> Option<EndWatch> {
+        let running = self.roster.remove(uid(object))?;
+        running.handle.forget();
+        Some(running.handle.watch())
+    }
+
+    /// The resource is gone: so is its session, and what the bus keeps of it.
+    pub fn gone(&self, object: &PhaseManifest) {
+        let end = self.forget(object);
+        self.remains.remove(object, end);
     }
 
     /// The store was filled anew: what was deleted since the last time is told by nobody.

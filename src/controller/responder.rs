@@ -2,9 +2,9 @@
 //!
 //! One task for all sessions, finished ones included, so that a flood of requests delays nobody's phases.
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use futures::future::join;
+use futures::{FutureExt as _, future::join};
 use kube::{Client, runtime::reflector::Store};
 use tokio::sync::mpsc;
 
@@ -43,8 +43,12 @@ impl Responder {
         let answering = async {
             while let Some(message) = requests.recv().await {
                 let session = message.session.clone();
-                if tokio::time::timeout(ANSWER_TIMEOUT, self.respond(message)).await.is_err() {
-                    tracing::warn!(%session, "a request took too long and was given up");
+                let answered = tokio::time::timeout(ANSWER_TIMEOUT, self.respond(message));
+                match AssertUnwindSafe(answered).catch_unwind().await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => tracing::warn!(%session, "a request took too long and was given up"),
+                    // One message takes nobody else's answer away.
+                    Err(_) => tracing::error!(%session, "answering a message hit a defect of the operator"),
                 }
             }
         };

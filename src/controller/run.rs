@@ -29,6 +29,7 @@ use super::{
     listener::{PassedOn, Voice},
     options::{Options, Scope},
     reconcile::{self, Context, reconcile, set_aside},
+    remains::Remains,
     responder::Responder,
     rivals::Rivals,
     roster::Roster,
@@ -63,6 +64,8 @@ pub(super) const BEAT: Duration = Duration::from_secs(5);
 pub enum Error {
     #[error("cannot listen on the bus")]
     Bus(#[from] bus::Error),
+    #[error("{part} ended by a defect or with the bus; nothing is heard without it, and a new process begins anew")]
+    Deaf { part: &'static str },
 }
 
 /// Runs until `stop`; then lets every session store what it knows, for at most 8 s.
@@ -110,6 +113,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
             namespace,
             objects: objects.clone(),
             roster: roster.clone(),
+            remains: Remains::new(bus.clone(), options.prefix.clone(), objects.clone()),
             events: events.clone(),
             voice: voice.clone(),
             rivals,
@@ -129,14 +133,21 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
     };
     let (client, origin) = (options.client.clone(), options.origin.clone());
     let responder = Responder { client, bus: bus.clone(), origin, objects: stores, passed_on };
-    let queue = tokio::spawn(queue.run(commands_out));
-    let responder = tokio::spawn(responder.run(requests_out, inbound.register_rest()));
+    let mut queue = tokio::spawn(queue.run(commands_out));
+    let mut responder = tokio::spawn(responder.run(requests_out, inbound.register_rest()));
     let mut loops = join_all(loops);
-    tokio::select! {
-        _ = &mut loops => {}
+    let ended = tokio::select! {
+        biased;
+        _ = &mut loops => Ok(()),
+        part = inbound.ended() => Err(Error::Deaf { part }),
+        _ = &mut responder => Err(Error::Deaf { part: "the answers to requests" }),
+        _ = &mut queue => Err(Error::Deaf { part: "the queue of commands" }),
         // At once: a reconcile that waits for the API server may take longer than we are given.
-        () = stop.cancelled() => drop(tokio::join!(loops, stop_sessions(&roster))),
-    }
+        () = stop.cancelled() => {
+            tokio::join!(loops, stop_sessions(&roster));
+            Ok(())
+        }
+    };
     if let Some(sweeper) = sweeper {
         sweeper.abort();
     }
@@ -146,7 +157,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
     responder.abort();
     queue.abort();
     events.flush(Duration::from_secs(2)).await;
-    Ok(())
+    ended
 }
 
 /// What ends sessions whose resource is gone; nothing, unless this operator knows all resources there are.
@@ -169,7 +180,7 @@ fn watch(
 ) -> impl Stream<Item = Result<PhaseManifest, watcher::Error>> + Send + 'static {
     let missed = Arc::clone(&context);
     let changes = changes.inspect(move |event| match event {
-        Ok(watcher::Event::Delete(object)) => context.forget(object),
+        Ok(watcher::Event::Delete(object)) => context.gone(object),
         Ok(watcher::Event::Apply(object)) => context.rivals.see(object),
         _ => {}
     });

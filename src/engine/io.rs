@@ -15,7 +15,7 @@ pub enum Input {
     Tick,
     /// Everything up to the last [`Output::Store`] is stored.
     Stored,
-    /// Whether offers may go out: the bus is connected and the store answers.
+    /// Whether offers may go out, and whether anybody can be heard.
     Offers(OffersGate),
     /// Bus traffic may have been missed (reconnect, takeover, slow consumer): ask who holds what, then listen for
     /// `timeouts.offer` before anything is offered or granted.
@@ -33,8 +33,13 @@ pub enum Input {
 /// Whether offers may go out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OffersGate {
+    /// The bus is connected, and the store answers.
     Open,
+    /// Not now (a store that is slow, another operator on the session); what is said is heard, and clocks go on.
     Closed,
+    /// Nobody can be heard: nothing is offered, and no clock is judged. So it is at first. [`Input::Resync`] comes before
+    /// it is over.
+    Deaf,
 }
 
 /// A runtime's answer to a target.

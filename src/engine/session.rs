@@ -49,7 +49,7 @@ pub struct Session {
     pub(super) gate: OffersGate,
     /// A run was raised, or a revision begun, that is not stored yet: nothing is offered.
     pub(super) unstored: bool,
-    /// After a resync: nothing is offered, granted or timed out before then.
+    /// After a resync: nothing is offered, granted or judged by a clock before then.
     pub(super) listening_until: Option<Timestamp>,
     /// When `.start` is due, while nobody was heard in this revision.
     pub(super) start_due: Option<Timestamp>,
@@ -174,7 +174,7 @@ impl Session {
             timed_out: false,
             runs_removed: 0,
             requests: Vec::new(),
-            gate: OffersGate::Closed,
+            gate: OffersGate::Deaf,
             unstored: false,
             listening_until: None,
             start_due: None,
@@ -210,10 +210,13 @@ impl Session {
 
     /// When to send [`Input::Tick`], if nothing else comes before.
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        let phases = match self.listening_until {
-            Some(until) => Some(until),
-            None => self.timers.first().map(|(due, _)| *due),
-        };
+        if self.gate == OffersGate::Deaf {
+            return None;
+        }
+        if self.listening_until.is_some() {
+            return self.listening_until;
+        }
+        let phases = self.timers.first().map(|(due, _)| *due);
         [phases, self.start_timer(), self.revision_due()].into_iter().flatten().min()
     }
 

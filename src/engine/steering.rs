@@ -207,17 +207,20 @@ impl Session {
 
     // === clocks ===
 
-    /// Judges every clock that has run out.
+    /// Judges every clock that has run out, unless what would have stopped it may have gone unheard.
     pub(super) fn run_clocks(&mut self, now: Timestamp) {
-        if self.revision_due().is_some_and(|due| due <= now) {
-            self.timed_out = true;
-            self.touch();
-            self.cancel_all(PhaseReason::RevisionTimeout, now);
+        if self.gate == OffersGate::Deaf {
+            return;
         }
         match self.listening_until {
             Some(until) if now < until => return,
             Some(_) => self.listening_until = None,
             None => {}
+        }
+        if self.revision_due().is_some_and(|due| due <= now) {
+            self.timed_out = true;
+            self.touch();
+            self.cancel_all(PhaseReason::RevisionTimeout, now);
         }
         while let Some(ix) = self.take_due(now) {
             self.run_clock(ix, now);
@@ -308,16 +311,16 @@ impl Session {
         let row = self.row(ix);
         let record = &row.record;
         let is_paused = self.paused_since.is_some();
-        let is_deaf = self.gate == OffersGate::Closed;
+        let is_shut = self.gate != OffersGate::Open;
         let own = match record.state {
-            PhaseState::Offered if is_paused || is_deaf => None,
+            PhaseState::Offered if is_paused || is_shut => None,
             PhaseState::Waiting | PhaseState::BackingOff | PhaseState::Queued if is_paused => None,
             PhaseState::Running => self.attempt_due(ix),
             state if state.is_terminal() || matches!(state, PhaseState::Idle | PhaseState::Held) => return None,
             _ => record.due,
         };
         let heartbeat = match record.state {
-            PhaseState::Queued | PhaseState::Running if !is_deaf => self
+            PhaseState::Queued | PhaseState::Running if !is_shut => self
                 .silence_max(ix)
                 .map(|silence| after(row.heard_at, if row.asked { silence } else { silence * 2 / 3 })),
             _ => None,

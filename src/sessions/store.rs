@@ -5,9 +5,10 @@ use std::{future::Future, pin::Pin, sync::Arc};
 use jiff::Timestamp;
 
 use crate::{
-    bus::{Keeping, Position, Ready},
+    bus::{Keeping, Position, Ready, Trouble},
     engine::{Counts, Record, Settings},
     manifest::Plan,
+    protocol::SessionId,
     resource::{BusStanding, ConditionReason, Refusal},
 };
 
@@ -45,22 +46,32 @@ pub enum Hold {
     Released,
 }
 
-impl From<Ready> for BusStanding {
-    fn from(ready: Ready) -> Self {
-        let reason = |reason: &str| ConditionReason::ALL.into_iter().find(|known| known.as_str() == reason);
-        match ready {
-            Ready::Yes { keeping: Keeping::Unknown, .. } => Self::Unknown,
-            Ready::Yes { keeping: Keeping::Reports, .. } => {
-                let message = "reports are heard, and kept in a stream".to_owned();
-                Self::Ready { reason: ConditionReason::JetStream, message }
-            }
-            Ready::Yes { keeping: Keeping::Nothing { reason: why, message }, .. } => {
-                let reason = reason(why).unwrap_or(ConditionReason::StreamFailed);
-                Self::Ready { reason, message: format!("reports are heard, and not kept: {message}") }
-            }
-            Ready::No { reason: why, message } => {
-                Self::Down { reason: reason(why).unwrap_or(ConditionReason::BusDisconnected), message }
-            }
+/// How the bus stands for a session.
+pub fn standing(ready: Ready, session: &SessionId) -> BusStanding {
+    let known = |reason: &str| ConditionReason::ALL.into_iter().find(|known| known.as_str() == reason);
+    let (keeping, troubles) = match ready {
+        Ready::Yes { keeping, troubles, .. } => (keeping, troubles),
+        Ready::No { reason, message } => {
+            return BusStanding::Down { reason: known(reason).unwrap_or(ConditionReason::BusDisconnected), message };
+        }
+    };
+    if let Some(trouble) = troubles.iter().find(|trouble| trouble.hinders(session)) {
+        let reason = known(trouble.reason()).unwrap_or(ConditionReason::PermissionDenied);
+        return BusStanding::Down { reason, message: trouble.message().to_owned() };
+    }
+    match (keeping, troubles.iter().find(|trouble| matches!(trouble, Trouble::Unrecorded { .. }))) {
+        (Keeping::Unknown, _) => BusStanding::Unknown,
+        (Keeping::Reports, Some(trouble)) => {
+            let reason = known(trouble.reason()).unwrap_or(ConditionReason::StreamFailed);
+            BusStanding::Ready { reason, message: format!("reports are heard, and kept; {}", trouble.message()) }
+        }
+        (Keeping::Reports, None) => {
+            let message = "reports are heard, and kept in a stream".to_owned();
+            BusStanding::Ready { reason: ConditionReason::JetStream, message }
+        }
+        (Keeping::Nothing { reason, message }, _) => {
+            let reason = known(reason).unwrap_or(ConditionReason::StreamFailed);
+            BusStanding::Ready { reason, message: format!("reports are heard, and not kept: {message}") }
         }
     }
 }
@@ -94,4 +105,28 @@ pub trait Store: Send + 'static {
 
     /// How often it wants to be asked.
     fn pacing(&self) -> Pacing;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trouble_is_told_to_the_sessions_that_it_hinders_and_a_record_that_is_not_kept_to_all() {
+        let (one, other) = (SessionId::new("one").unwrap(), SessionId::new("other").unwrap());
+        let denied = Trouble::Denied { session: Some(one.clone()), message: "no right".to_owned() };
+        let unrecorded = Trouble::Unrecorded { message: "no room".to_owned() };
+        let ready =
+            |troubles: &[Trouble]| Ready::Yes { epoch: 1, keeping: Keeping::Reports, troubles: troubles.into() };
+        let reason = |troubles: &[Trouble], session| match standing(ready(troubles), session) {
+            BusStanding::Ready { reason, .. } => (reason, true),
+            BusStanding::Down { reason, .. } => (reason, false),
+            BusStanding::Unknown => panic!("it is known"),
+        };
+        assert_eq!(reason(std::slice::from_ref(&denied), &one), (ConditionReason::PermissionDenied, false));
+        assert_eq!(reason(std::slice::from_ref(&denied), &other), (ConditionReason::JetStream, true));
+        assert_eq!(reason(&[denied, unrecorded], &other), (ConditionReason::ForeignStream, true));
+        let answered = Trouble::Answered { message: "a stream answers".to_owned() };
+        assert_eq!(reason(&[answered], &one), (ConditionReason::ForeignStream, false));
+    }
 }

@@ -15,7 +15,7 @@ use super::{
     contest::Contest,
     pace::{Pace, Urgency},
     speech::Speech,
-    store::{Hold, Picture, Refused, Store, StoreError},
+    store::{Hold, Picture, Refused, Store, StoreError, standing},
 };
 use crate::{
     bus::{
@@ -398,7 +398,9 @@ impl Task {
     fn purge(&self) {
         let (bus, prefix, session) = (self.bus.clone(), self.speech.prefix.clone(), self.speech.session.clone());
         tokio::spawn(async move {
-            if let Err(error) = streams::purge(&bus, &prefix, &session).await {
+            let ends = streams::ends(&bus, &prefix).await;
+            let purged = async { streams::purge(&bus, &prefix, &session, &ends?).await };
+            if let Err(error) = purged.await {
                 tracing::debug!(%session, %error, "what the bus keeps of a deleted session was not removed");
             }
         });
@@ -413,7 +415,7 @@ impl Task {
     async fn heard_of_bus(&mut self, ready: Ready) {
         self.proved = ready.epoch();
         let keeps = matches!(ready, Ready::Yes { keeping: Keeping::Reports, .. });
-        self.note_standing(ready.into());
+        self.note_standing(standing(ready, &self.speech.session));
         if self.proved.is_none() {
             return self.link(None).await;
         }
@@ -474,8 +476,11 @@ impl Task {
         }
         let is_stale = self.unsaved_since.is_some_and(|since| since.elapsed() >= UNSTORED_MAX);
         let is_ours = !self.contest.is_on() && self.challenged.is_none();
-        let is_open = self.epoch.is_some() && !is_stale && is_ours && !self.is_too_large;
-        let gate = if is_open { OffersGate::Open } else { OffersGate::Closed };
+        let gate = match () {
+            () if self.epoch.is_none() => OffersGate::Deaf,
+            () if is_stale || !is_ours || self.is_too_large => OffersGate::Closed,
+            () => OffersGate::Open,
+        };
         self.feed(Input::Offers(gate)).await;
     }
 

@@ -165,6 +165,11 @@ impl Nats {
         self.slot().as_mut().expect("only a running server is sent a signal").signal(signal);
     }
 
+    /// Takes up a changed configuration as an administrator does it: connections stay.
+    pub fn reload(&self) {
+        self.signal(Signal::HUP);
+    }
+
     /// Throws away all that JetStream has stored, as a lost disk does. Only while the server is not running.
     pub fn wipe_store(&self) {
         assert!(self.slot().is_none(), "a running server writes its store anew");

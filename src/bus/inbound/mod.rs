@@ -10,12 +10,14 @@
 
 mod pump;
 mod readiness;
+mod renewal;
 mod reports;
 mod routes;
 mod sink;
+mod trouble;
 mod twins;
 
-use std::sync::Arc;
+use std::{future::pending, sync::Arc};
 
 use futures::StreamExt as _;
 use jiff::Timestamp;
@@ -25,11 +27,12 @@ use tokio::{
     time::timeout,
 };
 
+use self::{renewal::Renewals, routes::Routes, twins::Print};
 pub use self::{
     reports::Keeping,
     sink::{Arrival, Sink},
+    trouble::Trouble,
 };
-use self::{routes::Routes, twins::Print};
 use super::{Begin, Bus, CALL_TIMEOUT, Error, Position, streams};
 use crate::protocol::{AckMessage, Channel, ControlMessage, Prefix, SessionId, StateMessage};
 
@@ -48,6 +51,7 @@ pub struct InboundHandle {
     bus: Bus,
     routes: Arc<Routes>,
     ready: watch::Receiver<Ready>,
+    ended: watch::Receiver<Option<&'static str>>,
     _tasks: Arc<Tasks>,
 }
 
@@ -55,7 +59,8 @@ pub struct InboundHandle {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ready {
     /// All subscriptions were proved in this epoch of the link. Another epoch than the last one means: ask again.
-    Yes { epoch: u64, keeping: Keeping },
+    /// `troubles` are what is wrong nevertheless.
+    Yes { epoch: u64, keeping: Keeping, troubles: Arc<[Trouble]> },
     /// `reason` is [`Error::reason`] (`PermissionDenied`, ...), `message` is for people.
     No { reason: &'static str, message: String },
 }
@@ -169,21 +174,32 @@ impl Inbound {
     /// `origin` is what our own messages carry in `Pmp-Origin`. Answers at once, connected or not; fails only if the
     /// connection is closed or takes no subscription for [`super::CALL_TIMEOUT`].
     pub async fn run(bus: Bus, prefix: Prefix, origin: impl Into<String>) -> Result<InboundHandle, Error> {
-        let mut subscriptions = Vec::new();
-        for channel in CHANNELS {
-            subscriptions.push(bus.subscribe(&prefix.pattern(channel), None).await?);
-        }
+        let (subscriptions, renewals) = Renewals::subscribe(&bus, &prefix).await?;
         let routes = Arc::new(Routes::new(prefix.clone(), origin.into()));
         let not_yet = Ready::No { reason: "BusDisconnected", message: "not connected yet".to_owned() };
         let (ready_to, ready) = watch::channel(not_yet);
         let (keeping_to, keeping) = watch::channel((0, Keeping::Unknown));
         let (stored_to, stored) = mpsc::channel(FROM_STREAM_MAX);
+        let (ended_to, ended) = watch::channel(None);
+        let reader = reports::read(bus.clone(), prefix, stored_to, keeping_to);
+        let has_streams = bus.storage().is_some();
+        let reader = async move {
+            reader.await;
+            if !has_streams {
+                // There is nothing to read, ever.
+                pending::<()>().await;
+            }
+        };
         let tasks = [
-            tokio::spawn(pump::run(subscriptions, stored, routes.clone(), keeping.clone())),
-            tokio::spawn(reports::read(bus.clone(), prefix, stored_to, keeping_to)),
-            tokio::spawn(readiness::prove(bus.clone(), routes.clone(), keeping, ready_to)),
+            spawn_watched("the pump", &ended_to, pump::run(subscriptions, stored, routes.clone(), keeping.clone())),
+            spawn_watched("the reader of reports", &ended_to, reader),
+            spawn_watched(
+                "the proof of subscriptions",
+                &ended_to,
+                readiness::prove(bus.clone(), routes.clone(), keeping, ready_to, renewals),
+            ),
         ];
-        Ok(InboundHandle { bus, routes, ready, _tasks: Arc::new(Tasks(tasks)) })
+        Ok(InboundHandle { bus, routes, ready, ended, _tasks: Arc::new(Tasks(tasks)) })
     }
 }
 
@@ -226,6 +242,39 @@ impl InboundHandle {
     pub fn counters(&self) -> Counters {
         self.routes.counters()
     }
+
+    /// Waits until a part of it ends by itself, by a panic or with the bus, and names it: from then on nobody may rely on
+    /// hearing anything.
+    pub async fn ended(&self) -> &'static str {
+        match self.ended.clone().wait_for(Option::is_some).await {
+            Ok(ended) => ended.unwrap_or("the pump"),
+            Err(_) => "the pump",
+        }
+    }
+}
+
+/// Tells when the task ends, however it does.
+fn spawn_watched(
+    name: &'static str,
+    ended: &watch::Sender<Option<&'static str>>,
+    task: impl Future<Output = ()> + Send + 'static,
+) -> JoinHandle<()> {
+    let end = TellEnd { name, ended: ended.clone() };
+    tokio::spawn(async move {
+        let _end = end;
+        task.await;
+    })
+}
+
+struct TellEnd {
+    name: &'static str,
+    ended: watch::Sender<Option<&'static str>>,
+}
+
+impl Drop for TellEnd {
+    fn drop(&mut self) {
+        self.ended.send_if_modified(|ended| ended.is_none() && ended.replace(self.name).is_none());
+    }
 }
 
 struct Tasks([JoinHandle<()>; 3]);
@@ -235,5 +284,18 @@ impl Drop for Tasks {
         for task in &self.0 {
             task.abort();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_part_that_panics_is_named() {
+        let (ended_to, mut ended) = watch::channel(None);
+        let _waits = spawn_watched("one that goes on", &ended_to, pending());
+        let _panics = spawn_watched("the pump", &ended_to, async { panic!("a defect") });
+        assert_eq!(*ended.wait_for(Option::is_some).await.unwrap(), Some("the pump"));
     }
 }

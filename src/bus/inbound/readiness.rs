@@ -8,7 +8,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{CHANNELS, Keeping, Ready, routes::Routes};
+use super::{CHANNELS, Keeping, Ready, renewal::Renewals, routes::Routes, trouble::Troubles};
 use crate::{
     bus::{Bus, Error, LinkState, proof},
     protocol::Channel,
@@ -30,8 +30,11 @@ pub(super) async fn prove(
     routes: Arc<Routes>,
     mut keeping: watch::Receiver<(u64, Keeping)>,
     ready: watch::Sender<Ready>,
+    mut renewals: Renewals,
 ) {
     let mut link = bus.link();
+    let mut troubles = Troubles::default();
+    let patterns = CHANNELS.map(|channel| routes.prefix.pattern(channel));
     loop {
         let seen = link.borrow_and_update().clone();
         let proved = match &seen.state {
@@ -43,26 +46,34 @@ pub(super) async fn prove(
                     Ok(()) => continue,
                     Err(_) => return,
                 },
-                proved = prove_all(&bus, &routes, &mut keeping, seen.epoch) => proved,
+                proved = async {
+                    renewals.renew(&bus, &routes.prefix).await?;
+                    prove_all(&bus, &routes, &mut keeping, seen.epoch).await
+                } => proved,
             },
         };
         let now = match &proved {
-            Ok(keeping) => Ready::Yes { epoch: seen.epoch, keeping: keeping.clone() },
-            Err(error) => Ready::No { reason: error.reason(), message: error.to_string() },
+            Ok(keeping) => Ready::Yes { epoch: seen.epoch, keeping: keeping.clone(), troubles: troubles.all() },
+            Err(error) => not_ready(error),
         };
-        ready.send_if_modified(|ready| {
-            let changed = *ready != now;
-            *ready = now;
-            changed
-        });
+        say(&ready, now);
         let retry = PROOF_RETRY.mul_f64(rand::rng().random_range(0.5..=1.0));
         let waited = match proved {
             Ok(_) => {
+                let kept = keeping.clone();
                 let news = say_how_it_is_kept(&mut keeping, &ready);
                 tokio::select! {
                     biased;
                     changed = link.changed() => changed,
                     () = news => return,
+                    () = troubles.tell(&bus, &routes.prefix, &kept, &ready) => return,
+                    subject = proof::denial(bus.denied(), &patterns) => {
+                        // Said before it is proved anew: what came meanwhile may be missed, so that sessions have to ask.
+                        let error = Error::Denied { subject };
+                        tracing::error!(%error, "a subscription was revoked");
+                        say(&ready, not_ready(&error));
+                        Ok(())
+                    }
                 }
             }
             Err(_) => tokio::time::timeout(retry, link.changed()).await.unwrap_or(Ok(())),
@@ -71,6 +82,18 @@ pub(super) async fn prove(
             return;
         }
     }
+}
+
+fn not_ready(error: &Error) -> Ready {
+    Ready::No { reason: error.reason(), message: error.to_string() }
+}
+
+fn say(ready: &watch::Sender<Ready>, now: Ready) {
+    ready.send_if_modified(|ready| {
+        let changed = *ready != now;
+        *ready = now;
+        changed
+    });
 }
 
 /// Tells of every change, for as long as the link stands; ends with the reader of the stream, if that has more to say.
@@ -112,6 +135,8 @@ async fn prove_one(bus: &Bus, routes: &Routes, channel: Channel) -> Result<(), E
     let _forget = Forget { routes, nonce: nonce.clone() };
     let deadline = Instant::now() + PROOF_TIMEOUT;
     let watched = [pattern.clone(), subject.clone()];
+    // Denied at the last try; whether it still is the next message tells.
+    bus.forgive(&subject);
     while Instant::now() < deadline {
         bus.publish(proof::probe(&subject, &nonce)).await?;
         tokio::select! {

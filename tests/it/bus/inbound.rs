@@ -10,7 +10,7 @@ use pmp::{
 use serde_json::json;
 
 use super::{DEADLINE, connected, options};
-use crate::support::{NatsConfig, eventually, nats, shared_nats, unique};
+use crate::support::{Nats, NatsConfig, eventually, nats, shared_nats, unique};
 
 fn session(id: &str) -> SessionId {
     SessionId::new(id).unwrap()
@@ -181,23 +181,80 @@ async fn readiness_is_lost_with_the_server_and_proved_anew_after_it() {
     assert_eq!(message(&mut sink).await.channel(), Channel::State);
 }
 
-#[tokio::test]
-async fn one_denied_subject_keeps_it_unready_and_is_named() {
-    let user = |subscribe: serde_json::Value| {
-        json!({"user": "bob", "password": "builder", "permissions": {
-            "publish": {"allow": ["plan.>"]}, "subscribe": subscribe,
-        }})
-    };
-    let denying = json!({"users": [user(json!({"allow": ["plan.>"], "deny": ["plan.session.*.state"]}))]});
-    let server = nats(NatsConfig::default().without_jetstream().authorization(denying)).await;
+/// The one user, with these subjects below the prefix denied.
+fn denying(publish: &[&str], subscribe: &[&str]) -> serde_json::Value {
+    let rights = |denied: &[&str]| json!({"allow": ["plan.>", "_INBOX_pmp.>"], "deny": denied});
+    json!({"users": [{"user": "bob", "password": "builder", "permissions": {
+        "publish": rights(publish), "subscribe": rights(subscribe),
+    }}]})
+}
+
+async fn as_bob(server: &Nats) -> Bus {
     let auth = Auth::User { name: Secret::Text("bob".into()), password: Secret::Text("builder".into()) };
-    let bus = connected(ConnectOptions { auth, ..options(&server) }).await;
-    let inbound = Inbound::run(bus, Prefix::default(), "here").await.unwrap();
+    connected(ConnectOptions { auth, ..options(server) }).await
+}
+
+async fn until_denied(inbound: &InboundHandle, subject: &str) {
     let denied = |ready: &Ready| matches!(ready, Ready::No { reason: "PermissionDenied", .. });
-    let Ready::No { message, .. } = ready_where(&inbound, "the denial is found", denied).await else {
+    let Ready::No { message, .. } = ready_where(inbound, "the denial is found", denied).await else {
         unreachable!("only this is waited for")
     };
-    assert!(message.contains("plan.session.*.state"), "{message}");
+    assert!(message.contains(subject), "{message}");
+}
+
+#[tokio::test]
+async fn one_denied_subject_keeps_it_unready_and_is_named_until_it_is_granted() {
+    let denied = denying(&[], &["plan.session.*.state"]);
+    let server = nats(NatsConfig::default().without_jetstream().authorization(denied)).await;
+    let bus = as_bob(&server).await;
+    let inbound = Inbound::run(bus.clone(), Prefix::default(), "here").await.unwrap();
+    let mut sink = inbound.register(&session("s1"));
+    until_denied(&inbound, "plan.session.*.state").await;
+    server.configure("authorization", Some(denying(&[], &[])));
+    server.reload();
+    ready_where(&inbound, "the right is used", |ready| ready.epoch().is_some()).await;
+    say(&bus, &Prefix::default(), "s1", Channel::State, RUNNING).await;
+    assert_eq!(message(&mut sink).await.channel(), Channel::State);
+}
+
+#[tokio::test]
+async fn a_subscription_that_is_revoked_in_mid_run_is_noticed_and_made_anew_once_it_may_be() {
+    let server = nats(NatsConfig::default().without_jetstream().authorization(denying(&[], &[]))).await;
+    let bus = as_bob(&server).await;
+    let prefix = Prefix::default();
+    let inbound = run(&bus, &prefix).await;
+    let mut sink = inbound.register(&session("s1"));
+    server.configure("authorization", Some(denying(&[], &["plan.session.*.ack"])));
+    server.reload();
+    until_denied(&inbound, "plan.session.*.ack").await;
+    server.configure("authorization", Some(denying(&[], &[])));
+    server.reload();
+    ready_where(&inbound, "the right is used", |ready| ready.epoch().is_some()).await;
+    for phase in ["a", "b"] {
+        let ack = format!(r#"{{"phaseId":"{phase}","accepted":true}}"#);
+        say(&bus, &prefix, "s1", Channel::Ack, &ack).await;
+    }
+    for phase in ["a", "b"] {
+        let heard = message(&mut sink).await;
+        assert!(matches!(heard.body, InboundBody::Ack(ack) if ack.phase.as_str() == phase), "each is heard once");
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_may_not_be_said_is_told_to_its_session_and_holds_up_no_other() {
+    let denied = denying(&["plan.session.s1.target"], &[]);
+    let server = nats(NatsConfig::default().without_jetstream().authorization(denied)).await;
+    let bus = as_bob(&server).await;
+    let prefix = Prefix::default();
+    let inbound = run(&bus, &prefix).await;
+    say(&bus, &prefix, "s1", Channel::Target, "{}").await;
+    let is_told = |ready: &Ready| matches!(ready, Ready::Yes { troubles, .. } if !troubles.is_empty());
+    let Ready::Yes { troubles, .. } = ready_where(&inbound, "the denial is told", is_told).await else {
+        unreachable!("only this is waited for")
+    };
+    assert_eq!(troubles[0].reason(), "PermissionDenied");
+    assert!(troubles[0].message().contains("plan.session.s1.target"), "{troubles:?}");
+    assert!(troubles[0].hinders(&session("s1")) && !troubles[0].hinders(&session("s2")));
 }
 
 #[tokio::test]

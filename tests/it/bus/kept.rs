@@ -301,3 +301,25 @@ async fn a_foreign_stream_over_our_subjects_is_named_and_reports_are_heard() {
     assert_eq!(phases_to(&mut sink, "b").await, ["a", "b"]);
     assert!(tokio::time::timeout(Duration::from_millis(200), sink.next()).await.is_err(), "and nothing twice");
 }
+
+#[tokio::test]
+async fn foreign_streams_over_acks_and_over_the_record_are_named() {
+    let server = nats(NatsConfig::default()).await;
+    let bus = connected(options(&server)).await;
+    for (name, subject) in [("acks", "plan.session.*.ack"), ("logs", "plan.session.*.log")] {
+        let config = json!({"name": name, "subjects": [subject], "storage": "memory"});
+        let call = format!("$JS.API.STREAM.CREATE.{name}");
+        let made = bus.request(Message::new(call, config.to_string()), DEADLINE).await.unwrap();
+        assert!(!std::str::from_utf8(&made.body).unwrap().contains("error"));
+    }
+    let inbound = run(&bus).await;
+    ready_where(&inbound, "both are named", |ready| {
+        let Ready::Yes { keeping: Keeping::Reports, troubles, .. } = ready else { return false };
+        let [acks, record] = &**troubles else { return false };
+        acks.hinders(&session())
+            && acks.message().contains("plan.session.*.ack")
+            && !record.hinders(&session())
+            && (acks.reason(), record.reason()) == ("ForeignStream", "ForeignStream")
+    })
+    .await;
+}

@@ -41,6 +41,7 @@ laws! {
     a_stream_that_was_purged_goes_on_counting
     what_is_not_there_is_named
     what_the_bus_keeps_of_a_session_is_removed_and_its_neighbours_stay
+    a_stream_that_is_not_there_keeps_nothing_to_remove
 }
 
 fn storage(bus: &Bus) -> &dyn Storage {
@@ -259,6 +260,16 @@ async fn a_server_with_little_room_is_asked_for_less() {
     storage(&bus).ensure(&streams::reports(&prefix)).await.unwrap();
     storage(&bus).ensure(&streams::record(&prefix)).await.unwrap();
     assert!(storage(&bus).keeps(&prefix.pattern(Channel::State)).await.unwrap());
+    let wish = streams::record(&prefix);
+    let ask = Message::new(format!("$JS.API.STREAM.INFO.{}", wish.name), "");
+    let info: serde_json::Value = serde_json::from_slice(&bus.request(ask, DEADLINE).await.unwrap().body).unwrap();
+    let of = |name: &str| info["config"][name].as_u64().unwrap();
+    assert!(of("max_bytes") < wish.bytes_max.unwrap());
+    // One session's share is as much less.
+    let largest = 3 * of("max_msgs_per_subject") * wish.message_bytes_max.unwrap() as u64;
+    assert!(largest > 0 && 2 * largest <= of("max_bytes"), "{info:#}");
+    // And so it stays when the operator looks again.
+    storage(&bus).ensure(&wish).await.unwrap();
 }
 
 #[tokio::test]
@@ -286,10 +297,25 @@ async fn what_the_bus_keeps_of_a_session_is_removed_and_its_neighbours_stay(bus:
             storage(&bus).publish(Message::new(prefix.subject(session, channel), "{}")).await.unwrap();
         }
     }
-    streams::purge(&bus, &prefix, &gone).await.unwrap();
+    let ends = streams::ends(&bus, &prefix).await.unwrap();
+    streams::purge(&bus, &prefix, &gone, &ends).await.unwrap();
     for (wish, channel) in [(streams::reports(&prefix), Channel::State), (streams::record(&prefix), Channel::Log)] {
         let last = async |session| storage(&bus).last(&wish.name, &prefix.subject(session, channel)).await.unwrap();
         assert_eq!(last(&gone).await, None);
         assert!(last(&stays).await.is_some());
     }
+}
+
+async fn a_stream_that_is_not_there_keeps_nothing_to_remove(bus: Bus, name: String) {
+    let prefix = Prefix::new(&format!("plan.{name}")).unwrap();
+    let (gone, reports) = (SessionId::new("gone").unwrap(), streams::reports(&prefix));
+    storage(&bus).ensure(&reports).await.unwrap();
+    let state = prefix.subject(&gone, Channel::State);
+    storage(&bus).publish(Message::new(state.clone(), "{}")).await.unwrap();
+    let ends = streams::ends(&bus, &prefix).await.unwrap();
+    assert_eq!(ends, [(reports.name.clone(), 2)]);
+    storage(&bus).publish(Message::new(state.clone(), "later")).await.unwrap();
+    streams::purge(&bus, &prefix, &gone, &ends).await.unwrap();
+    assert_eq!(storage(&bus).last(&reports.name, &state).await.unwrap().unwrap().message.body, "later");
+    assert_eq!(storage(&bus).facts(&reports.name).await.unwrap().first, 2);
 }

@@ -1,7 +1,7 @@
 //! What JetStream adds, and that nothing is lost where it goes away: early peers' reports and clients' commands that
 //! come while no operator listens.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -25,6 +25,34 @@ async fn command(bed: &Bed, command: &str, phase: Option<&str>) {
     }
     client.publish(bed.subject("boot", "control"), body.to_string().into()).await.unwrap();
     client.flush().await.unwrap();
+}
+
+/// What the streams keep of a session.
+struct Kept<'a> {
+    bed: &'a Bed,
+    name: &'a str,
+    jetstream: async_nats::jetstream::Context,
+}
+
+impl<'a> Kept<'a> {
+    async fn of(bed: &'a Bed, name: &'a str) -> Self {
+        Self { bed, name, jetstream: async_nats::jetstream::new(bed.nats().await) }
+    }
+
+    fn stream(&self, kind: &str) -> String {
+        format!("{}_{kind}", self.bed.prefix.replace('.', "_"))
+    }
+
+    /// Of the newest message on the channel.
+    async fn place(&self, kind: &str, channel: &str) -> Option<u64> {
+        let stream = self.jetstream.get_stream(self.stream(kind)).await.ok()?;
+        let last = stream.get_last_raw_message_by_subject(&self.bed.subject(self.name, channel)).await;
+        last.ok().map(|message| message.sequence)
+    }
+
+    async fn has(&self, kind: &str, channel: &str) -> bool {
+        self.place(kind, channel).await.is_some()
+    }
 }
 
 fn chain() -> Value {
@@ -65,18 +93,33 @@ async fn a_report_of_an_early_peer_that_came_while_no_operator_ran_counts() {
 async fn a_command_that_came_while_no_operator_ran_is_obeyed_once() {
     let (bed, _cluster) = Bed::new("command-away").await;
     let mut operator = bed.operator();
-    bed.create("boot", json!({"phases": chain(), "timeouts": {"offer": "300ms"}})).await;
-    bed.until_phase("boot", "a", "Offered").await;
-    for round in ["a", "b"] {
+    let _runtime = bed.runtime("one").await;
+    // The second one keeps the session under way.
+    let phases = json!([bed.shell("a", &[], "echo a >> $DIR/ran; exit 1"), bed.gated("b", &[])]);
+    bed.create("boot", json!({"phases": phases, "failurePolicy": "Isolate", "timeouts": {"offer": "300ms"}})).await;
+    bed.pid("b").await;
+    for runs in [1, 2, 3] {
+        bed.until_ran(runs).await;
+        bed.until_phase("boot", "a", "Failed").await;
         operator.signal(Signal::KILL);
         operator.wait(SOON).await;
-        command(&bed, "x-skip", Some(round)).await;
+        if runs < 3 {
+            command(&bed, "x-retry", Some("a")).await;
+        }
         operator = bed.operator();
-        bed.until_phase("boot", round, "Skipped").await;
     }
-    let requests = bed.api.get("boot").await.unwrap().spec.requests.unwrap_or_default();
-    let skips = |phase: &str| requests.iter().filter(|request| request.phase.as_deref() == Some(phase)).count();
-    assert!(skips("a") <= 1 && skips("b") == 1, "{requests:?}");
+    bed.until("boot", "it is heard again", |status| condition(status, "BusReady") == "True/JetStream").await;
+    bed.open("b");
+    bed.until_state("boot", "Failed").await;
+    assert_eq!(bed.ran(), [("a".to_owned(), 3), ("b".to_owned(), 1)].into());
+}
+
+#[tokio::test]
+async fn a_cancel_that_comes_over_the_bus_is_obeyed() {
+    let (bed, _cluster) = Bed::new("bus-cancel").await;
+    let _operator = bed.operator();
+    bed.create("boot", json!({"phases": chain(), "timeouts": {"offer": "300ms"}})).await;
+    bed.until_phase("boot", "a", "Offered").await;
     command(&bed, "cancel", None).await;
     bed.until_state("boot", "Cancelled").await;
 }
@@ -142,17 +185,65 @@ async fn a_session_whose_resource_went_while_no_operator_ran_is_cancelled_and_re
     operator.signal(Signal::KILL);
     operator.wait(SOON).await;
     bed.api.delete("boot", &kube::api::DeleteParams::default()).await.unwrap();
-    let client = bed.nats().await;
-    let stream = format!("{}_reports", bed.prefix.replace('.', "_"));
-    let jetstream = async_nats::jetstream::new(client);
-    let has_start = async |name: &str| {
-        let stream = jetstream.get_stream(&stream).await.unwrap();
-        stream.get_last_raw_message_by_subject(&bed.subject(name, "start")).await.is_ok()
-    };
-    assert!(has_start("boot").await && has_start("stays").await);
+    let (boot, stays) = (Kept::of(&bed, "boot").await, Kept::of(&bed, "stays").await);
+    assert!(boot.has("reports", "start").await && stays.has("reports", "start").await);
+    // What it cannot remove of one stream holds up nothing.
+    boot.jetstream.delete_stream(boot.stream("record")).await.unwrap();
     let _operator = bed.operator_of_all();
-    eventually(SOON, "nothing is left of it", async || (!has_start("boot").await).then_some(())).await;
-    assert!(has_start("stays").await);
+    eventually(SOON, "nothing is left of it", async || (!boot.has("reports", "start").await).then_some(())).await;
+    assert!(stays.has("reports", "start").await);
+}
+
+#[tokio::test]
+async fn a_session_whose_resource_went_while_nats_was_away_is_cancelled_and_removed() {
+    let cluster = own_cluster().await;
+    teach(&cluster).await;
+    let server = nats(NatsConfig::default()).await;
+    let bed = Bed::on(&cluster, &server.url, "swept-later").await;
+    let _operator = bed.operator_of_all();
+    let phases = json!([bed.gated("a", &[])]);
+    bed.create("boot", json!({"phases": phases, "timeouts": {"offer": "300ms"}})).await;
+    let _runtime = bed.runtime("one").await;
+    let pid = bed.pid("a").await;
+    server.stop().await;
+    bed.api.delete("boot", &kube::api::DeleteParams::default()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    server.start().await;
+    bed.until_dead(pid).await;
+    let boot = Kept::of(&bed, "boot").await;
+    eventually(SOON, "nothing is left of it", async || (!boot.has("reports", "start").await).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_resource_deleted_after_its_verdict_leaves_nothing_in_the_streams() {
+    let (bed, _cluster) = Bed::new("ended-gone").await;
+    let _operator = bed.operator();
+    let _runtime = bed.runtime("one").await;
+    let spec = json!({"phases": [bed.work("a", &[], "0")]});
+    bed.create("boot", spec.clone()).await;
+    bed.until_state("boot", "Succeeded").await;
+    let boot = Kept::of(&bed, "boot").await;
+    let first = boot.place("reports", "start").await.unwrap();
+    bed.api.delete("boot", &kube::api::DeleteParams::default()).await.unwrap();
+    eventually(SOON, "nothing is left of it", async || {
+        let is_gone = !boot.has("reports", "start").await && !boot.has("record", "events").await;
+        is_gone.then_some(())
+    })
+    .await;
+    // And of one that is made anew at once, only what the first one said.
+    bed.create("boot", spec.clone()).await;
+    bed.until_state("boot", "Succeeded").await;
+    let second = boot.place("reports", "start").await.unwrap();
+    bed.api.delete("boot", &kube::api::DeleteParams::default()).await.unwrap();
+    bed.create("boot", spec).await;
+    bed.until_state("boot", "Succeeded").await;
+    let third = boot.place("reports", "start").await;
+    assert!(first < second && third.is_some_and(|third| third > second), "{first} {second} {third:?}");
+}
+
+/// Whether the server has JetStream now.
+async fn keeps_anything(bed: &Bed) -> bool {
+    async_nats::jetstream::new(bed.nats().await).query_account().await.is_ok()
 }
 
 #[tokio::test]
@@ -174,16 +265,18 @@ async fn jetstream_that_goes_away_in_mid_run_costs_nothing() {
     bed.create("boot", json!({"phases": phases, "timeouts": {"offer": "1s"}})).await;
     bed.pid("b").await;
     bed.until("boot", "reports are kept", |status| condition(status, "BusReady") == "True/JetStream").await;
-    server.stop().await;
-    fs::remove_dir_all(&store).unwrap();
+    // Connections stay: what is gone is the stream alone.
     server.configure("jetstream", None);
-    server.start().await;
+    server.reload();
+    eventually(SOON, "nobody keeps anything", async || (!keeps_anything(&bed).await).then_some(())).await;
+    fs::remove_dir_all(&store).unwrap();
     bed.open("b");
     bed.pid("d").await;
-    bed.until("boot", "they are not", |status| condition(status, "BusReady") == "True/NoJetStream").await;
-    server.stop().await;
+    // A server that had JetStream answers nothing in its place; one that never had says so.
+    let is_not = |status: &Value| ["True/NoJetStream", "True/BusTimeout"].contains(&&*condition(status, "BusReady"));
+    bed.until("boot", "they are not", is_not).await;
     server.configure("jetstream", Some(settings));
-    server.start().await;
+    server.reload();
     bed.until("boot", "they are kept anew", |status| condition(status, "BusReady") == "True/JetStream").await;
     bed.open("d");
     let status = bed.until_state("boot", "Succeeded").await;

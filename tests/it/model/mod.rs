@@ -6,6 +6,7 @@
 //!
 //! `PMP_MODEL_SCHEDULES=200000` runs more, `PMP_MODEL_SEED=17` replays one; every failure prints its seed.
 
+mod deaf;
 mod plans;
 mod reference;
 mod world;

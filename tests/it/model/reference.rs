@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use pmp::{
     engine::{
         AttemptToken, HandlerEffect, Output, Pace, PhaseReason, PhaseRecord, PhaseState, Record, Session, Settings,
-        Target, Verdict,
+        Target, Transition, Verdict,
     },
     manifest::{PhaseId, Plan},
 };
@@ -122,6 +122,20 @@ impl Reference {
             .filter(|row| matches!(row.state, PhaseState::Complete | PhaseState::Failed | PhaseState::Skipped))
             .map(|row| ((row.id.clone(), row.run), row.state))
             .collect();
+    }
+}
+
+/// Nobody said so but a clock that ran out.
+pub fn is_by_clock(transition: &Transition) -> bool {
+    match transition.reason {
+        Some(PhaseReason::Unanswered | PhaseReason::WaitTimeout | PhaseReason::HeartbeatLost) => true,
+        Some(
+            PhaseReason::StartTimeout
+            | PhaseReason::AttemptTimeout
+            | PhaseReason::TotalTimeout
+            | PhaseReason::RevisionTimeout,
+        ) => transition.to == PhaseState::Cancelling,
+        _ => false,
     }
 }
 

@@ -17,7 +17,10 @@ use pmp::{
 };
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
-use super::{plans, reference::Reference};
+use super::{
+    plans,
+    reference::{Reference, is_by_clock},
+};
 
 const UID: &str = "0b8f3f0e-uid";
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -103,7 +106,7 @@ impl World {
             next_request: 0,
             stored: None,
             store_asked: false,
-            gate: OffersGate::Closed,
+            gate: OffersGate::Deaf,
             runtimes: ["r1", "r2"].map(|name| Runtime { name: name.to_owned(), held: BTreeMap::new() }),
             wires: Vec::new(),
             next_ask: 0,
@@ -150,8 +153,12 @@ impl World {
             Input::Edit(edit) => format!("{} Edit {} {:?}", self.now, edit.revision, edit.keep),
             input => format!("{} {input:?}", self.now),
         });
+        let is_tick = matches!(input, Input::Tick);
         self.session.handle(input, self.now);
+        let said = self.trace.len();
         self.drain();
+        let is_still = self.trace.len() == said;
+        assert!(is_still || !is_tick || self.can_judge(), "time alone said something while nobody could be heard");
     }
 
     fn drain(&mut self) {
@@ -175,6 +182,9 @@ impl World {
                     }
                 }
                 Output::Answer { ask, grant } => self.answered(ask, grant),
+                Output::Transition(transition) => {
+                    assert!(self.can_judge() || !is_by_clock(&transition), "judged by a clock: {transition:?}");
+                }
                 _ => {}
             }
         }
@@ -204,8 +214,8 @@ impl World {
             None => Session::start(UID, plan(1), 1, self.plans[&1].2, settings, now),
         };
         self.reference.crashed(&self.session.record());
+        self.gate = OffersGate::Deaf;
         self.drain();
-        self.gate = OffersGate::Closed;
         let (&revision, (plan, keep, strategy)) = self.plans.last_key_value().unwrap();
         if revision > self.session.revision() {
             let edit = Edit { plan: Arc::clone(plan), revision, strategy: *strategy, keep: *keep };
@@ -221,18 +231,24 @@ impl World {
         self.handle(Input::Offers(OffersGate::Open));
     }
 
-    /// The connection goes, or comes back.
+    /// The connection or the store goes, or comes back.
     fn blink(&mut self) {
         match self.gate {
             OffersGate::Open => {
-                self.gate = OffersGate::Closed;
-                self.handle(Input::Offers(OffersGate::Closed));
+                self.gate = if self.rng.random_bool(0.5) { OffersGate::Deaf } else { OffersGate::Closed };
+                self.handle(Input::Offers(self.gate));
             }
-            OffersGate::Closed => {
+            OffersGate::Closed => self.open_gate(),
+            OffersGate::Deaf => {
                 self.handle(Input::Resync);
                 self.open_gate();
             }
         }
+    }
+
+    /// What is said reaches the session, and whoever was asked has had the time to answer.
+    fn can_judge(&self) -> bool {
+        self.gate != OffersGate::Deaf && self.now >= self.silent_until
     }
 
     // === people ===
@@ -570,7 +586,7 @@ impl World {
         self.settings.pace = Pace::Going;
         self.settings.shutdown = None;
         self.handle(Input::Settings(Box::new(self.settings.clone())));
-        if self.gate == OffersGate::Closed {
+        if self.gate != OffersGate::Open {
             self.blink();
         }
         for _ in 0..5000 {
@@ -624,7 +640,7 @@ impl World {
         self.beats = false;
         self.settings.timeouts.heartbeat = None;
         self.handle(Input::Settings(Box::new(self.settings.clone())));
-        if self.gate == OffersGate::Closed {
+        if self.gate != OffersGate::Open {
             self.blink();
         }
         self.store();
