@@ -2,17 +2,17 @@
 //!
 //! One task for all sessions, finished ones included, so that a flood of requests delays nobody's phases.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, time::Duration};
 
 use futures::{FutureExt as _, future::join};
-use kube::{Client, runtime::reflector::Store};
+use kube::Client;
 use tokio::sync::mpsc;
 
-use super::{answers, call::name, claim::Claim, listener::PassedOn, revision};
+use super::{answers, call::name, listener::PassedOn, revision, view::View};
 use crate::{
     bus::{Arrival, Bus, InboundBody, InboundMessage, Message, Origin, Sink},
     manifest::Plan,
-    protocol::{SessionId, headers},
+    protocol::headers,
     resource::PhaseManifest,
 };
 
@@ -25,8 +25,7 @@ pub struct Responder {
     pub bus: Bus,
     /// `Pmp-Origin` of answers.
     pub origin: String,
-    /// Of each watched scope.
-    pub objects: Vec<Store<PhaseManifest>>,
+    pub view: View,
     pub passed_on: PassedOn,
 }
 
@@ -65,7 +64,7 @@ impl Responder {
 
     async fn respond(&self, message: InboundMessage) {
         // No reply for sessions that are not ours: another operator may have them.
-        let Some(object) = self.object_of(&message.session) else { return };
+        let Some(object) = self.view.find(&message.session, None) else { return };
         match &message.body {
             InboundBody::GetState if message.origin == Origin::None => {
                 let plan = self.revision_plan(&object).await;
@@ -80,13 +79,6 @@ impl Responder {
             }
             _ => {}
         }
-    }
-
-    fn object_of(&self, session: &SessionId) -> Option<Arc<PhaseManifest>> {
-        let is_it = |object: &PhaseManifest| {
-            Claim::may_be_to(object, session) && Claim::of(object).is_some_and(|claim| claim.session_id == *session)
-        };
-        self.objects.iter().find_map(|objects| objects.find(is_it))
     }
 
     async fn revision_plan(&self, object: &PhaseManifest) -> Option<Plan> {

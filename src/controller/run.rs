@@ -9,7 +9,7 @@ use std::{
 
 use futures::{FutureExt, Stream, StreamExt, future::join_all};
 use kube::{
-    ResourceExt,
+    Api, ResourceExt,
     runtime::{
         Controller, PredicateConfig, WatchStreamExt,
         controller::{Action, Config as ControllerConfig},
@@ -70,8 +70,7 @@ pub enum Error {
 
 /// Runs until `stop`; then lets every session store what it knows, for at most 8 s.
 pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error> {
-    let bus = options.bus.clone();
-    let inbound = Inbound::run(bus.clone(), options.prefix.clone(), options.origin.clone()).await?;
+    let inbound = Inbound::run(options.bus.clone(), options.prefix.clone(), options.origin.clone()).await?;
     let events = Events::start(options.client.clone(), &options.process, options.clock);
     let roster = Roster::default();
     let (commands, commands_out) = mpsc::channel(PASSED_ON_MAX);
@@ -84,46 +83,10 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
         passed_on: passed_on.clone(),
         label_rules: options.labels.clone(),
     };
-    let mut loops = Vec::new();
-    let mut stores = Vec::new();
     options.view.hear_of(inbound.clone());
-    for api in options.scope.apis(&options.client) {
-        let namespace = api.namespace().map(str::to_owned);
-        let filled = options.heart.gate("the cache of PhaseManifests");
-        let (objects, changes) = options.view.reflect(api, options.selector.as_ref(), filled.clone());
-        let (wake, woken) = futures::channel::mpsc::unbounded();
-        let rivals = Rivals {
-            client: options.client.clone(),
-            bus: bus.clone(),
-            prefix: options.prefix.clone(),
-            origin: options.origin.clone(),
-            process: options.process.clone(),
-            roster: roster.clone(),
-            wake: wake.clone(),
-        };
-        let context = Arc::new(Context {
-            client: options.client.clone(),
-            keeper: Keeper(Holder { process: options.process.clone(), ..Holder::default() }),
-            origin: Origin(options.origin.clone()),
-            bus: bus.clone(),
-            inbound: inbound.clone(),
-            prefix: options.prefix.clone(),
-            connection: CONNECTION.to_owned(),
-            serves: options.scope.serves(),
-            namespace,
-            objects: objects.clone(),
-            roster: roster.clone(),
-            remains: Remains::new(bus.clone(), options.prefix.clone(), objects.clone()),
-            events: events.clone(),
-            voice: voice.clone(),
-            rivals,
-            wake,
-            clock: options.clock,
-        });
-        let watch = watch(changes, Arc::clone(&context));
-        loops.push(drive(watch, woken, objects.clone(), context, options.heart.clone(), filled, stop.clone()));
-        stores.push(objects);
-    }
+    let shared = Shared { options: &options, inbound: &inbound, events: &events, roster: &roster, voice: &voice };
+    let loops: Vec<_> =
+        options.scope.apis(&options.client).into_iter().map(|api| shared.look_after(api, &stop)).collect();
     let sweeper = sweep(&options, &inbound).map(|sweep| tokio::spawn(sweep.run()));
     let queue = CommandQueue {
         client: options.client.clone(),
@@ -132,7 +95,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
         connection: CONNECTION.to_owned(),
     };
     let (client, origin) = (options.client.clone(), options.origin.clone());
-    let responder = Responder { client, bus: bus.clone(), origin, objects: stores, passed_on };
+    let responder = Responder { client, bus: options.bus.clone(), origin, view: options.view.clone(), passed_on };
     let mut queue = tokio::spawn(queue.run(commands_out));
     let mut responder = tokio::spawn(responder.run(requests_out, inbound.register_rest()));
     let mut loops = join_all(loops);
@@ -158,6 +121,60 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
     queue.abort();
     events.flush(Duration::from_secs(2)).await;
     ended
+}
+
+/// What the loops of all scopes have in common.
+struct Shared<'a> {
+    options: &'a Options,
+    inbound: &'a InboundHandle,
+    events: &'a Events,
+    roster: &'a Roster,
+    voice: &'a Voice,
+}
+
+impl Shared<'_> {
+    /// The loop over the resources of one scope.
+    fn look_after(
+        &self,
+        api: Api<PhaseManifest>,
+        stop: &CancellationToken,
+    ) -> impl Future<Output = ()> + Send + 'static + use<> {
+        let options = self.options;
+        let namespace = api.namespace().map(str::to_owned);
+        let filled = options.heart.gate("the cache of PhaseManifests");
+        let (objects, changes) = options.view.reflect(api, options.selector.as_ref(), filled.clone());
+        let (wake, woken) = futures::channel::mpsc::unbounded();
+        let rivals = Rivals {
+            client: options.client.clone(),
+            bus: options.bus.clone(),
+            prefix: options.prefix.clone(),
+            origin: options.origin.clone(),
+            process: options.process.clone(),
+            roster: self.roster.clone(),
+            wake: wake.clone(),
+        };
+        let context = Arc::new(Context {
+            client: options.client.clone(),
+            keeper: Keeper(Holder { process: options.process.clone(), ..Holder::default() }),
+            origin: Origin(options.origin.clone()),
+            bus: options.bus.clone(),
+            inbound: self.inbound.clone(),
+            prefix: options.prefix.clone(),
+            connection: CONNECTION.to_owned(),
+            serves: options.scope.serves(),
+            namespace,
+            objects: objects.clone(),
+            roster: self.roster.clone(),
+            remains: Remains::new(options.bus.clone(), options.prefix.clone(), objects.clone()),
+            events: self.events.clone(),
+            voice: self.voice.clone(),
+            rivals,
+            wake,
+            clock: options.clock,
+        });
+        let watch = watch(changes, Arc::clone(&context));
+        drive(watch, woken, objects, context, options.heart.clone(), filled, stop.clone())
+    }
 }
 
 /// What ends sessions whose resource is gone; nothing, unless this operator knows all resources there are.
