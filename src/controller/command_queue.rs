@@ -39,7 +39,7 @@ const PAUSE_FIRST: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// A command that no stream has is what somebody wants now.
 const UNKEPT_PATIENCE: Duration = Duration::from_mins(5);
-/// Between two looks whether the caches are filled.
+/// Between two looks whether the caches are filled and the stream is read.
 const LOOK: Duration = Duration::from_millis(500);
 /// Tries to read what came while no operator ran.
 const ARREARS_TRIES: u32 = 5;
@@ -127,14 +127,15 @@ impl CommandQueue {
     /// kept: then no command has a place either.
     async fn arrears(&self) -> Vec<InboundMessage> {
         let mut looks = interval(LOOK);
-        while !self.view.is_filled() {
-            looks.tick().await;
-        }
-        let mut ready = self.inbound.ready();
+        let ready = self.inbound.ready();
+        let may_read = || {
+            let is_kept = matches!(&*ready.borrow(), Ready::Yes { keeping: Keeping::Reports, .. });
+            is_kept && self.view.is_filled()
+        };
         for _ in 0..ARREARS_TRIES {
-            let is_kept = |ready: &Ready| matches!(ready, Ready::Yes { keeping: Keeping::Reports, .. });
-            if ready.wait_for(is_kept).await.is_err() {
-                return Vec::new();
+            // By looking now and then: of those who wait for a change of one channel, tokio wakes some first by chance.
+            while !may_read() {
+                looks.tick().await;
             }
             match self.inbound.kept_commands().await {
                 Ok(kept) => return self.owed(kept),

@@ -83,6 +83,8 @@ impl Troubles {
         let mut looks = interval(LOOK_INTERVAL);
         loop {
             tokio::select! {
+                // In a fixed order, so that a simulation can be replayed.
+                biased;
                 _ = looks.tick() => {
                     let keeping = keeping.borrow().1.clone();
                     self.streams = of_streams(bus, prefix, &keeping).await;

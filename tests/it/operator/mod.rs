@@ -155,9 +155,9 @@ impl Scene {
         text.lines().map(str::to_owned).collect()
     }
 
-    /// A phase that appends `<id> <WORKER of its runtime's environment>` to the trace, and then does this.
+    /// A phase that appends `<id> <USER of its runtime's environment>` to the trace, and then does this.
     fn tracing_phase(&self, id: &str, waits: &[String], then: &str) -> Value {
-        let script = format!("echo \"{id} $WORKER\" >> '{}'; {then}", self.trace().display());
+        let script = format!("echo \"{id} $USER\" >> '{}'; {then}", self.trace().display());
         json!({"kind": "Phase", "id": id, "spec": {
             "waitFor": {"phases": waits},
             "x-exec": {"command": ["sh", "-c", script]},

@@ -20,7 +20,7 @@ async fn when_a_runtime_dies_in_mid_phase_another_takes_over_within_three_heartb
     let arguments = ["--allow-exec", "--heartbeat", &heartbeat];
     let mut workers = Vec::new();
     for name in ["one", "two"] {
-        workers.push((name, scene.runtime(name, Worker { arguments: &arguments, env: &[("WORKER", name)] }).await));
+        workers.push((name, scene.runtime(name, Worker { arguments: &arguments, env: &[("USER", name)] }).await));
     }
     // The first attempt lasts until the test lets go of it: a killed runtime leaves its child behind.
     let (first, let_go) = (scene.dir.join("first"), scene.dir.join("let-go"));
@@ -62,7 +62,7 @@ async fn a_runtime_that_joins_late_finds_its_work() {
     scene.apply("plan", &json!({"phases": phases, "timeouts": {"offer": "500ms"}})).await;
     scene.wait("plan", "condition=RuntimeAvailable=False").await;
     assert_eq!(scene.traces(), Vec::<String>::new());
-    let _late = scene.runtime("late", Worker { arguments: &["--allow-exec"], env: &[("WORKER", "late")] }).await;
+    let _late = scene.runtime("late", Worker { arguments: &["--allow-exec"], env: &[("USER", "late")] }).await;
     let status = scene.finished("plan").await;
     assert_eq!(status["state"], "Succeeded", "{status}");
     assert_eq!(row(&status, "a")["attempt"], 1, "an offer that nobody took is no attempt");
@@ -74,7 +74,7 @@ async fn share(scene: &Scene, labels: [&str; 2]) -> BTreeSet<String> {
     let mut workers = Vec::new();
     for (name, label) in ["one", "two"].iter().zip(labels) {
         let arguments = ["--allow-exec", "--concurrency", "2", "--label", label];
-        workers.push(scene.runtime(name, Worker { arguments: &arguments, env: &[("WORKER", name)] }).await);
+        workers.push(scene.runtime(name, Worker { arguments: &arguments, env: &[("USER", name)] }).await);
     }
     let id = |n: usize| format!("p{n}");
     let phases: Vec<Value> = (0..24)

@@ -108,7 +108,10 @@ impl Storage for Client {
     fn ensure<'a>(&'a self, wish: &'a StreamWish) -> Answer<'a, StreamFacts> {
         Box::pin(async move {
             let what = format!("make {}", wish.name);
-            self.call(Call::Change, &what, |streams, now| streams.ensure(wish, now)).await
+            // What is as it should be is looked at again and again, and no call of those does anything.
+            let is_made = self.nats.on_streams(|streams, _| streams.is_made(wish));
+            let kind = if is_made { Call::Look } else { Call::Change };
+            self.call(kind, &what, |streams, now| streams.ensure(wish, now)).await
         })
     }
 

@@ -60,6 +60,12 @@ pub struct Way {
 }
 
 impl Streams {
+    /// Whether [`Self::ensure`] would change nothing.
+    pub fn is_made(&self, wish: &StreamWish) -> bool {
+        let as_it_is = |kept: &Kept| StreamWish { bytes_max: kept.wish.bytes_max, ..wish.clone() } == kept.wish;
+        self.by_name.get(&wish.name).is_some_and(as_it_is)
+    }
+
     /// The rules of the product's own calls: what is ours is brought in line, what is not is used as it is.
     pub fn ensure(&mut self, wish: &StreamWish, now: Timestamp) -> Result<StreamFacts, Error> {
         let overlaps = self.by_name.values().any(|other| {
