@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use jiff::SignedDuration;
 use rand::Rng as _;
 use tokio::{
     sync::{mpsc, watch},
@@ -33,6 +34,9 @@ const ORDERS_MAX: usize = 16;
 
 /// Without a stored write for so long, nothing new is offered: what a crash could forget stays bounded.
 const UNSTORED_MAX: Duration = Duration::from_secs(15);
+
+/// A clock that is judged so long after it ran out was not watched meanwhile.
+const LATE_MAX: SignedDuration = SignedDuration::from_secs(3);
 
 /// Between two tries to read what the stream has and nobody heard. Soon, because what is heard meanwhile is read again, too.
 const PAST_RETRY: Duration = Duration::from_secs(1);
@@ -561,7 +565,14 @@ impl Task {
     // === the engine ===
 
     async fn feed(&mut self, input: Input) {
-        self.session.handle(input, self.clock.now());
+        let now = self.clock.now();
+        if self.session.poll_timeout().is_some_and(|due| now.duration_since(due) > LATE_MAX) {
+            // The process stood still, or its clock was moved: what came meanwhile is not read yet, and silence proves
+            // nothing.
+            self.session.handle(Input::Resync, now);
+            self.drain().await;
+        }
+        self.session.handle(input, now);
         self.drain().await;
     }
 

@@ -42,7 +42,8 @@ async fn an_operator_that_hangs_without_jetstream_goes_on_where_it_was() {
 
 async fn stop_the_operator(bus: Bus) {
     let server = bus.server().await;
-    let mut scene = Scene::set("stop-operator", &cluster().await, &server).await;
+    // It hears nothing of theirs for longer than three heartbeats, and must not take that for silence.
+    let mut scene = Scene::with_talkative_runtimes("stop-operator", &cluster().await, &server).await;
     let mut operator = scene.operator();
     let figures = run_with_a_pause(&mut scene, json!({}), |_, signal| operator.signal(signal)).await;
     figures.stood_still(STILL).tell(&format!("SIGSTOP of the operator for 20 s, {bus}"));

@@ -54,6 +54,8 @@ impl fmt::Display for Bus {
 enum Runtimes {
     /// No. An attempt that were lost would fail the run, since there is no other.
     Live,
+    /// No, and they give a sign of life so often that an operator that hung would miss three.
+    LiveAndTell,
     /// Yes: six seconds of silence end an attempt, and the next begins. Three would also end one on a machine that was busy.
     Die,
 }
@@ -65,7 +67,7 @@ impl Runtimes {
 
     /// One phase may be hit several times.
     fn attempts_max(self) -> u32 {
-        if self == Self::Live { 1 } else { 10 }
+        if self == Self::Die { 10 } else { 1 }
     }
 }
 
@@ -88,6 +90,11 @@ impl Scene {
     /// With two runtimes, and no operator yet.
     pub async fn set(name: &str, cluster: &Cluster, nats: &Nats) -> Self {
         Self::make(name, cluster, nats, Runtimes::Live).await
+    }
+
+    /// With two runtimes that count as lost after six seconds of silence.
+    pub async fn with_talkative_runtimes(name: &str, cluster: &Cluster, nats: &Nats) -> Self {
+        Self::make(name, cluster, nats, Runtimes::LiveAndTell).await
     }
 
     /// With two runtimes whose end is noticed soon, and phases that are tried again after it.
