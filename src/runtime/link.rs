@@ -59,9 +59,11 @@ pub(super) async fn watch(wire: Wire, ledger: Arc<Mutex<Ledger>>, ears: Ears, st
         };
         tell(standing, now, &wire, &ears);
         name_refusals(&wire, &mut named);
+        let known = of_ours(&wire, &ears, &denied(&wire));
         let refusal = async {
             match &mut refusals {
-                Some(refusals) => refusals.changed().await,
+                // Of the proofs' own subjects, each of which is used once, there is nothing to learn.
+                Some(refusals) => refusals.wait_for(|now| of_ours(&wire, &ears, now) != known).await.map(drop),
                 None => std::future::pending().await,
             }
         };
@@ -171,6 +173,14 @@ fn refused(wire: &Wire, ears: &Ears) -> Standing {
     let mut subjects: Vec<String> = ears.patterns.iter().filter(|pattern| denied.contains(*pattern)).cloned().collect();
     subjects.extend(denied_reports(wire));
     if subjects.is_empty() { Standing::Listening } else { Standing::Denied { subjects } }
+}
+
+/// What a runtime listens to or publishes, of what was refused.
+fn of_ours(wire: &Wire, ears: &Ears, denied: &BTreeSet<String>) -> BTreeSet<String> {
+    let is_it = |subject: &&String| {
+        ears.patterns.contains(*subject) || is_ours(wire, subject, &[Channel::State, Channel::Ack, Channel::Log])
+    };
+    denied.iter().filter(is_it).cloned().collect()
 }
 
 fn denied(wire: &Wire) -> BTreeSet<String> {

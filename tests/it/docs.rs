@@ -294,7 +294,7 @@ async fn permissions_on_nats_are_enough_for_an_operator_and_a_runtime() {
     let document = text("docs/operations.md");
     let mut blocks = blocks(&document, "json").into_iter();
     let block = blocks.find(|block| block.contains("authorization")).unwrap();
-    let block = block.replace("$OPERATOR_PASSWORD", "o-secret").replace("$RUNTIME_PASSWORD", "r-secret");
+    let block = block.replace("OPERATOR-PASSWORD", "o-secret").replace("RUNTIME-PASSWORD", "r-secret");
     let settings: Value = serde_json::from_str(&block).unwrap();
     let server = nats(NatsConfig::default().authorization(settings["authorization"].clone())).await;
     let connect = async |user: &str, password: &str, inbox: Option<&str>| {
