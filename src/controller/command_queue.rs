@@ -14,7 +14,7 @@ use std::{
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use kube::Client;
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{Notify, Semaphore, mpsc},
     time::{Instant, interval, sleep},
 };
 
@@ -25,9 +25,10 @@ use super::{
     identity::{is_dealt_with, is_outdated},
 };
 use crate::{
-    bus::{InboundHandle, InboundMessage, Keeping, Ready},
+    bus::{Hearing, InboundHandle, InboundMessage, Keeping, Ready},
     protocol::SessionId,
     resource::PhaseManifest,
+    sessions::Clock,
 };
 
 /// Commands that wait in all lanes together; more stay where they came from.
@@ -41,6 +42,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(10);
 const UNKEPT_PATIENCE: Duration = Duration::from_mins(5);
 /// Between two looks whether the caches are filled and the stream is read.
 const LOOK: Duration = Duration::from_millis(500);
+/// How long the caches may take to be filled before what they have must do.
+const FILL_MAX: Duration = Duration::from_mins(1);
 /// Tries to read what came while no operator ran.
 const ARREARS_TRIES: u32 = 5;
 const ARREARS_PAUSE: Duration = Duration::from_secs(5);
@@ -53,6 +56,9 @@ pub struct CommandQueue {
     pub inbound: InboundHandle,
     /// The actor of commands.
     pub connection: String,
+    /// A command found no room on its way here.
+    pub dropped: Arc<Notify>,
+    pub clock: Clock,
 }
 
 /// What waits, by session. A lane whose first command is being carried out has it no more.
@@ -81,7 +87,12 @@ impl CommandQueue {
                     arrears = None;
                     lanes.put_first(owed);
                 }
+                // Before anything behind it is dealt with, or its place would count as dealt with, too.
+                () = self.dropped.notified(), if arrears.is_none() => arrears = Some(self.arrears().boxed()),
                 message = commands.recv(), if lanes.count < WAITING_MAX => match message {
+                    Some(message) if self.is_outdated(&message) => {
+                        tracing::info!(session = %message.session, "a command is older than what runs and is not obeyed");
+                    }
                     Some(message) => lanes.put(message),
                     None => return,
                 },
@@ -92,13 +103,10 @@ impl CommandQueue {
     async fn carry_out(&self, message: InboundMessage, turns: &Semaphore) -> SessionId {
         let session = message.session.clone();
         let Some(control) = command(&message) else { return session };
-        let (id, began, mut pause) = (CommandId::of_message(&message), Instant::now(), PAUSE_FIRST);
+        let id = CommandId::of_message(&message, self.clock.now());
+        let (began, mut pause) = (Instant::now(), PAUSE_FIRST);
         // No word for sessions that are not ours: another operator may have them.
         while let Some(object) = self.view.find(&session, None) {
-            if message.place.as_ref().is_some_and(|place| is_outdated(place, &object)) {
-                tracing::info!(resource = name(&object), "a command is older than what runs and is not obeyed");
-                return session;
-            }
             let obeyed = {
                 let _turn = turns.acquire().await;
                 commands::obey(&self.client, &object, control, &id, &self.connection).await
@@ -111,7 +119,11 @@ impl CommandQueue {
                 Ok(_) => return session,
                 Err(error) => error,
             };
-            let is_hopeless = error.is_final() || (message.place.is_none() && began.elapsed() > UNKEPT_PATIENCE);
+            // One that the stream has was promised to whoever said it.
+            let is_hopeless = match message.place {
+                Some(_) => error.is_final() && !error.is_denied(),
+                None => error.is_final() || began.elapsed() > UNKEPT_PATIENCE,
+            };
             if is_hopeless {
                 tracing::warn!(resource = name(&object), %error, "a command was not carried out");
                 return session;
@@ -123,14 +135,22 @@ impl CommandQueue {
         session
     }
 
+    /// Judged as it comes and not in its turn: what stands before it may begin the session anew, which makes it no older.
+    fn is_outdated(&self, message: &InboundMessage) -> bool {
+        let Some(place) = message.place.as_ref().filter(|place| place.hearing == Hearing::Late) else { return false };
+        self.view.find(&message.session, None).is_some_and(|object| is_outdated(place, &object))
+    }
+
     /// What came while no operator ran and is not dealt with, in the order in which it came. Never ends where nothing is
     /// kept: then no command has a place either.
     async fn arrears(&self) -> Vec<InboundMessage> {
         let mut looks = interval(LOOK);
         let ready = self.inbound.ready();
+        let began = Instant::now();
         let may_read = || {
             let is_kept = matches!(&*ready.borrow(), Ready::Yes { keeping: Keeping::Reports, .. });
-            is_kept && self.view.is_filled()
+            // A namespace that we have no rights in is filled never, and must not hold up the others.
+            is_kept && (self.view.is_filled() || began.elapsed() > FILL_MAX)
         };
         for _ in 0..ARREARS_TRIES {
             // By looking now and then: of those who wait for a change of one channel, tokio wakes some first by chance.

@@ -83,6 +83,12 @@ impl Error {
         matches!(self, Self::Call(error) if error.is_final())
     }
 
+    /// The server does not know us, or not our rights: it says so, too, while it starts and while rights are given.
+    pub fn is_denied(&self) -> bool {
+        let status = if let Self::Call(error) = self { error.status() } else { None };
+        status.is_some_and(|status| matches!(status.code, 401 | 403))
+    }
+
     /// One PascalCase word.
     pub fn reason(&self) -> &'static str {
         match self {

@@ -3,6 +3,7 @@
 //! What was obeyed is remembered on the resource, in the patch that obeys: where in the stream it stood, or under which
 //! key it came over HTTP.
 
+use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
@@ -13,6 +14,13 @@ use crate::{
 /// On the resource: where in the stream of reports the last command from there stood that was dealt with, whatever came of
 /// it: `<created>/<sequence>/<kept at>/<stream>`. Those up to it are done; those behind it are still to be obeyed.
 pub const LAST_PLACE_ANNOTATION: &str = "pmp.dev/last-command-place";
+
+/// On the resource: when the last command was dealt with that has no place in a stream, by our clock, in milliseconds since
+/// 1970. A stream that nobody could read may have it all the same, and gives it out some day.
+pub const LAST_TIME_ANNOTATION: &str = "pmp.dev/last-command-time";
+
+/// How far the clocks of a NATS server and of an operator may be apart for such a command to be known again.
+const CLOCKS_APART_MS: i64 = 1_000;
 
 /// Names a command for good, so that carrying it out twice is carrying it out once.
 pub trait Identity: Sync {
@@ -46,31 +54,33 @@ pub enum Effect {
 pub struct CommandId {
     name: String,
     place: Option<Place>,
+    /// When it was heard, of one from the bus.
+    heard: Option<Timestamp>,
 }
 
 impl CommandId {
     /// Of a message as it came: a place in a stream is a name for good.
-    pub fn of_message(message: &InboundMessage) -> Self {
+    pub fn of_message(message: &InboundMessage, now: Timestamp) -> Self {
         match &message.place {
             Some(place) => Self { place: Some(place.clone()), ..Self::of(&written_place(place)) },
-            None => Self::fresh(),
+            None => Self { heard: Some(now), ..Self::fresh() },
         }
     }
 
     /// Of a request over HTTP: with a name of its own the same whenever it is repeated.
     pub fn over_http(name: Option<&str>) -> Self {
         let bits = name.map_or_else(rand::random, hash);
-        Self { name: format!("http-{bits:032x}"), place: None }
+        Self { name: format!("http-{bits:032x}"), place: None, heard: None }
     }
 
     /// A new one: for each arrival, since NATS without JetStream delivers at most once and gives messages no names.
     pub fn fresh() -> Self {
-        Self { name: format!("bus-{:032x}", rand::random::<u128>()), place: None }
+        Self { name: format!("bus-{:032x}", rand::random::<u128>()), place: None, heard: None }
     }
 
     /// Of a request that has a name of its own.
     pub fn of(message_name: &str) -> Self {
-        Self { name: format!("bus-{:032x}", hash(message_name)), place: None }
+        Self { name: format!("bus-{:032x}", hash(message_name)), place: None, heard: None }
     }
 }
 
@@ -90,14 +100,19 @@ impl Identity for CommandId {
     /// Whatever comes of it: a `resume` of what does not pause, read once more after a restart, would undo a pause of
     /// tomorrow.
     fn note(&self, _: &PhaseManifest, _: Effect) -> Option<(&'static str, String)> {
-        self.place.as_ref().map(|place| (LAST_PLACE_ANNOTATION, written_place(place)))
+        let time = || self.heard.map(|at| (LAST_TIME_ANNOTATION, at.as_millisecond().to_string()));
+        self.place.as_ref().map(|place| (LAST_PLACE_ANNOTATION, written_place(place))).or_else(time)
     }
 }
 
 /// Whether the resource says that the command at this place, or one behind it, was dealt with.
 pub fn is_dealt_with(place: &Place, object: &PhaseManifest) -> bool {
-    let last = object.metadata.annotations.as_ref().and_then(|all| all.get(LAST_PLACE_ANNOTATION));
-    last.is_some_and(|last| is_behind(place, last))
+    let noted = |name| object.metadata.annotations.as_ref().and_then(|all| all.get(name));
+    let is_known = |text: &String| {
+        text.parse().is_ok_and(|last: i64| place.at.as_millisecond() <= last.saturating_add(CLOCKS_APART_MS))
+    };
+    noted(LAST_PLACE_ANNOTATION).is_some_and(|last| is_behind(place, last))
+        || (place.hearing == Hearing::Late && noted(LAST_TIME_ANNOTATION).is_some_and(is_known))
 }
 
 /// Whether a command that was heard late was said before what runs now was asked for: whoever said it could not know.
@@ -132,8 +147,6 @@ fn hash(name: &str) -> u128 {
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
-
     use super::*;
     use crate::resource::{PhaseManifestSpec, PhaseManifestStatus};
 
@@ -163,6 +176,16 @@ mod tests {
         assert!(!is_dealt_with(&live(2, 3, 10), &object), "another stream of that name");
         assert!(!is_dealt_with(&live(1, 5, 30), &object), "the store came back as it was before");
         assert!(!CommandId::fresh().is_past(&object));
+    }
+
+    /// Rights on the stream were missing, and it kept what was heard plainly.
+    #[test]
+    fn what_was_obeyed_without_a_place_is_known_when_the_stream_is_read() {
+        let mut object = object();
+        object.metadata.annotations = Some([(LAST_TIME_ANNOTATION.to_owned(), "20000".to_owned())].into());
+        assert!(is_dealt_with(&place(1, 7, 20, Hearing::Late), &object));
+        assert!(!is_dealt_with(&place(1, 8, 22, Hearing::Late), &object));
+        assert!(!is_dealt_with(&place(1, 7, 20, Hearing::Live), &object), "that is another");
     }
 
     #[test]

@@ -2,10 +2,13 @@
 //!
 //! A listener is called from the session's own loop and never waits: what needs the API server is queued, within bounds.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use kube::Client;
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::sleep,
+};
 
 use super::{
     call::{identity, name, namespace},
@@ -130,19 +133,22 @@ impl Listener for SessionVoice {
 pub struct PassedOn {
     pub commands: mpsc::Sender<InboundMessage>,
     pub requests: mpsc::Sender<InboundMessage>,
+    /// A command found no room.
+    pub dropped: Arc<Notify>,
 }
 
 impl PassedOn {
-    /// Never waits. A request that finds no room is asked again by whoever hears nothing; a command is found in the
-    /// stream by the next process, where there is one.
+    /// Never waits. A request that finds no room is asked again by whoever hears nothing; a command is looked for in the
+    /// stream, where there is one.
     pub fn pass(&self, message: InboundMessage) {
-        let (way, what) = match message.body {
-            InboundBody::Control(_) => (&self.commands, "commands"),
-            _ => (&self.requests, "requests"),
-        };
+        let is_command = matches!(message.body, InboundBody::Control(_));
+        let (way, what) = if is_command { (&self.commands, "commands") } else { (&self.requests, "requests") };
         let session = message.session.clone();
         if way.try_send(message).is_err() {
             tracing::warn!(%session, "too many {what} are waiting; one was dropped");
+            if is_command {
+                self.dropped.notify_one();
+            }
         }
     }
 }

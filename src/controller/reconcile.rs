@@ -422,7 +422,7 @@ impl Context {
         let plan = Arc::new(plan);
         let status = object.status.clone().unwrap_or_default();
         let Ok(record) = restore(&status, &plan) else { return Ok(None) };
-        let settings = crate::resource::Orders::new(&object.spec).map(|orders| orders.settings).unwrap_or_default();
+        let settings = crate::resource::Orders::readable_settings(&object.spec);
         let settings = Settings { target_phase: stored_target(&status), ..settings };
         let session = Session::restore(uid(object), Arc::clone(&plan), record, settings, self.clock.now());
         Ok(Some(Begun { session, plan, edit: None, order, was_refused: true }))

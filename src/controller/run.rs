@@ -18,7 +18,10 @@ use kube::{
         watcher,
     },
 };
-use tokio::{sync::mpsc, time::interval};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::interval,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -75,7 +78,8 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
     let roster = Roster::default();
     let (commands, commands_out) = mpsc::channel(PASSED_ON_MAX);
     let (requests, requests_out) = mpsc::channel(PASSED_ON_MAX);
-    let passed_on = PassedOn { commands, requests };
+    let dropped = Arc::new(Notify::new());
+    let passed_on = PassedOn { commands, requests, dropped: Arc::clone(&dropped) };
     let voice = Voice {
         client: options.client.clone(),
         events: events.clone(),
@@ -93,6 +97,8 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
         view: options.view.clone(),
         inbound: inbound.clone(),
         connection: CONNECTION.to_owned(),
+        dropped,
+        clock: options.clock,
     };
     let (client, origin) = (options.client.clone(), options.origin.clone());
     let responder = Responder { client, bus: options.bus.clone(), origin, view: options.view.clone(), passed_on };

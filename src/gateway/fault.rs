@@ -111,12 +111,7 @@ fn cause(cause: &StatusCause) -> Value {
 /// `spec.phases[3].id` as a JSON Pointer.
 fn pointer(field: &str) -> String {
     let steps = field.split(['.', '[']).map(|step| step.trim_end_matches(']')).filter(|step| !step.is_empty());
-    steps.flat_map(|step| ["/".to_owned(), escaped(step)]).collect()
-}
-
-/// A step of a JSON Pointer (RFC 6901).
-pub fn escaped(step: &str) -> String {
-    step.replace('~', "~0").replace('/', "~1")
+    steps.flat_map(|step| ["/".to_owned(), crate::resource::escaped(step)]).collect()
 }
 
 /// On one line, whatever it quotes.

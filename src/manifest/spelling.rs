@@ -48,7 +48,7 @@ const FOREIGN_NAMES: [(&str, &str); 17] = [
 ];
 
 /// What to do about an unknown field among these known ones.
-pub(super) fn nearest_field(written: &str, known: &[&str]) -> String {
+pub(crate) fn nearest_field(written: &str, known: &[&str]) -> String {
     if written.len() <= COMPARED_BYTES_MAX {
         let meant = FOREIGN_NAMES.iter().find(|(foreign, _)| same_field(written, foreign));
         if let Some((_, ours)) = meant.filter(|(_, ours)| known.contains(ours)) {

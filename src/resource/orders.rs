@@ -76,6 +76,12 @@ impl<'a> Orders<'a> {
         if found.0.is_empty() { Ok(orders) } else { Err(found.0) }
     }
 
+    /// The settings of a spec that is not acted on, each as far as it can be read: what pauses stays paused, though an edit
+    /// wrote nonsense beside it.
+    pub fn readable_settings(spec: &PhaseManifestSpec) -> Settings {
+        settings(spec, &mut Problems::default())
+    }
+
     /// What in the spec does not fit to its manifest: a target phase that is not in it.
     pub fn problems_with(&self, plan: &Plan) -> Vec<Problem> {
         let mut found = Problems::default();
@@ -135,7 +141,7 @@ fn backoff(written: &spec::Backoff, found: &mut Problems) -> Backoff {
 
 fn timeouts(written: &spec::Timeouts, found: &mut Problems) -> Timeouts {
     let default = Timeouts::default();
-    let timeouts = Timeouts {
+    let mut timeouts = Timeouts {
         offer: found.duration(written.offer.as_ref(), "/spec/timeouts/offer").unwrap_or(default.offer),
         start: found.duration(written.start.as_ref(), "/spec/timeouts/start"),
         attempt: found.duration(written.attempt.as_ref(), "/spec/timeouts/attempt"),
@@ -146,6 +152,7 @@ fn timeouts(written: &spec::Timeouts, found: &mut Problems) -> Timeouts {
     if timeouts.offer.is_zero() {
         let message = "an offer that nobody has time to answer is never taken".to_owned();
         found.add(Reason::OutOfRange, "/spec/timeouts/offer", message, "leave it empty for the default of 5s");
+        timeouts.offer = default.offer;
     }
     timeouts
 }

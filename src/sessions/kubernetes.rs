@@ -140,13 +140,14 @@ impl KubernetesStore {
         let judged = |situation: &Situation| {
             conditions(situation, availability, &picture.bus, &self.last.conditions, picture.generation, picture.at)
         };
+        let holder = (picture.hold != Hold::Released).then(|| self.keeper.0.clone());
         let frame = Frame {
             observed_generation: picture.generation,
             session_id: self.session.as_str().to_owned(),
             digest: picture.plan.digest().to_string(),
             state: situation.state().to_owned(),
             message: situation.message(),
-            holder: (picture.hold != Hold::Released).then(|| self.keeper.0.clone()),
+            holder: holder.clone(),
             target_phase: picture.settings.target_phase.as_ref().map(ToString::to_string),
             counts: picture.counts,
             bus: picture.position.as_ref().map(position),
@@ -158,6 +159,7 @@ impl KubernetesStore {
             let refused = Situation::Refused { refusal: crate::resource::Refusal::TooLarge, message: why.clone() };
             let status = serde_json::json!({"status": {
                 "observedGeneration": picture.generation,
+                "holder": holder,
                 "state": refused.state(),
                 "message": refused.message(),
                 "conditions": judged(&refused),

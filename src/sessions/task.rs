@@ -7,7 +7,7 @@ use rand::Rng as _;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -38,8 +38,13 @@ const UNSTORED_MAX: Duration = Duration::from_secs(15);
 /// A clock that is judged so long after it ran out was not watched meanwhile.
 const LATE_MAX: SignedDuration = SignedDuration::from_secs(3);
 
-/// Between two tries to read what the stream has and nobody heard. Soon, because what is heard meanwhile is read again, too.
+/// Between two tries to read what the stream has and nobody heard, doubling. Soon at first, because what is heard meanwhile
+/// is read again, too.
 const PAST_RETRY: Duration = Duration::from_secs(1);
+const PAST_RETRY_MAX: Duration = Duration::from_mins(1);
+
+/// A try beside what else is to be done: shorter than [`LATE_MAX`], or it would look as if the process had stood still.
+const PAST_TRY_MAX: Duration = Duration::from_secs(2);
 
 /// `Pmp-Origin` of all that a session says: the cluster, or the one process of a laptop.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -192,7 +197,9 @@ pub fn spawn(bus: Bus, inbound: &InboundHandle, start: Start, store: impl Store,
         standing: BusStanding::Unknown,
         proved: None,
         epoch: None,
+        is_kept: false,
         past_at: None,
+        past_pause: PAST_RETRY,
         must_ask,
         contest: Contest::default(),
         challenged: None,
@@ -260,8 +267,11 @@ struct Task {
     proved: Option<u64>,
     /// The same at the last resync, when the past was read.
     epoch: Option<u64>,
-    /// When to ask again for what the stream has and nobody heard.
+    /// The stream is read.
+    is_kept: bool,
+    /// When to ask again for what the stream has and nobody heard, and after how long the next time.
     past_at: Option<Instant>,
+    past_pause: Duration,
     /// Runtimes may hold attempts that we do not know of.
     must_ask: bool,
     contest: Contest,
@@ -411,6 +421,10 @@ impl Task {
     }
 
     fn reframe(&mut self, generation: i64, refused: Option<Refused>, is_staged: bool) {
+        // Said again, as it is every few seconds while others are waited for.
+        if self.frame.generation == generation && self.frame.refused == refused && self.frame.is_staged == is_staged {
+            return;
+        }
         self.frame = Frame { generation, refused, is_staged, changes: self.frame.changes + 1 };
         self.urgency = Urgency::Now;
     }
@@ -418,13 +432,14 @@ impl Task {
     /// The bus is proved, in a new epoch or for the first time; or it is not.
     async fn heard_of_bus(&mut self, ready: Ready) {
         self.proved = ready.epoch();
-        let keeps = matches!(ready, Ready::Yes { keeping: Keeping::Reports, .. });
+        self.is_kept = matches!(ready, Ready::Yes { keeping: Keeping::Reports, .. });
         self.note_standing(standing(ready, &self.speech.session));
         if self.proved.is_none() {
             return self.link(None).await;
         }
-        if keeps {
+        if self.is_kept {
             // The past first: what it says is true whatever anybody answers.
+            self.past_pause = PAST_RETRY;
             self.read_past().await;
         } else {
             self.past_at = None;
@@ -441,17 +456,23 @@ impl Task {
         if self.sink.is_catching_up() {
             return;
         }
-        match self.sink.catch_up().await {
-            Ok(0) => {}
-            Ok(messages) => tracing::debug!(session = %self.speech.session, messages, "reading what was missed"),
-            Err(error) => tracing::warn!(session = %self.speech.session, %error, "what was missed cannot be read now"),
+        match timeout(PAST_TRY_MAX, self.sink.catch_up()).await {
+            Ok(Ok(0)) => {}
+            Ok(Ok(messages)) => tracing::debug!(session = %self.speech.session, messages, "reading what was missed"),
+            Ok(Err(error)) => {
+                tracing::warn!(session = %self.speech.session, %error, "what was missed cannot be read now");
+            }
+            Err(_) => tracing::debug!(session = %self.speech.session, "what was missed cannot be read in time"),
         }
         self.read_past_later();
     }
 
     fn read_past_later(&mut self) {
-        if self.sink.is_behind() && self.proved.is_some() {
-            self.past_at = Some(Instant::now() + PAST_RETRY);
+        if self.sink.is_behind() && self.is_kept {
+            self.past_at = Some(Instant::now() + self.past_pause);
+            self.past_pause = (self.past_pause * 2).min(PAST_RETRY_MAX);
+        } else {
+            self.past_pause = PAST_RETRY;
         }
     }
 
@@ -722,9 +743,11 @@ impl Task {
             Err(StoreError::Deposed) => return Some(End::Deposed),
             Err(StoreError::Gone) => return Some(self.forget().await),
             Err(StoreError::TooLarge(message)) => {
+                // Short of the rows, the write was made, and says whose the session is.
                 self.saved = Some(version);
                 self.unsaved_since = None;
                 self.pace.wrote(began);
+                self.challenged = self.challenged.filter(|change| version.1 < *change);
                 if !self.is_too_large {
                     self.is_too_large = true;
                     let refused = Refused { refusal: Refusal::TooLarge, message };

@@ -183,23 +183,27 @@ fn parallelism_bounds_what_runs_side_by_side() {
 }
 
 #[test]
-fn a_phase_for_labels_that_nobody_carries_is_warned_of() {
+fn a_phase_for_labels_that_nobody_carries_is_refused_unless_it_is_not_wanted() {
     let manifest = r#"[
-        {"kind": "Phase", "id": "near", "spec": {"selector": {"matchLabels": {"site": "lab"}},
-            "onFailure": {"action": "continue"}}},
-        {"kind": "Phase", "id": "far", "spec": {"selector": {"matchLabels": {"site": "field"}},
-            "x-timeouts": {"total": "200ms"}, "onFailure": {"action": "continue"}}}
+        {"kind": "Phase", "id": "near", "spec": {"selector": {"matchLabels": {"site": "lab"}}}},
+        {"kind": "Phase", "id": "far", "spec": {"selector": {"matchLabels": {"site": "field"}}}}
     ]"#;
-    let temporary = tempfile::tempdir().unwrap();
-    let mut command = pmp_run(temporary.path());
-    command.args(["-", "--runtime-label", "site=lab"]);
-    command.stdin(Stdio::piped()).stderr(Stdio::piped()).stdout(Stdio::null());
-    let mut child = command.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(manifest.as_bytes()).unwrap();
-    let told = read_until(&mut child, "near complete");
-    stop(&mut child, rustix::process::Signal::INT);
-    assert!(told.contains("no runtime here carries the labels of far"), "{told}");
-    assert!(!told.contains("far running"), "{told}");
+    let output = run_text(manifest, &["--runtime-label", "site=lab"]);
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert!(stderr(&output).contains("phase 'far' selects labels that no runtime here carries"), "{}", stderr(&output));
+    let output = run_text(manifest, &["--runtime-label", "site=lab", "--target", "near"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
+#[test]
+fn mistakes_around_the_phases_are_told_with_those_in_them() {
+    let manifest = "apiVersion: pmp.dev/v1alpha1\nkind: PhaseManifest\nmetadata: {name: x}\nspec:\n  paralelism: 3\n  \
+                    failurePolicy: isolate\n  phases:\n    - {kind: Phase, id: a, spec: {waitFor: [b]}}\n";
+    let output = run_text(manifest, &[]);
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    for part in ["/spec/paralelism", "did you mean `parallelism`?", "/spec/failurePolicy", "there is no phase `b`"] {
+        assert!(stderr(&output).contains(part), "{part}: {}", stderr(&output));
+    }
 }
 
 #[test]

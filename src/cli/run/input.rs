@@ -2,15 +2,14 @@
 
 use std::{io::Read as _, path::Path, sync::Arc};
 
-use anyhow::Context as _;
-use serde_json::Value;
-
 use crate::{
     engine::{Pace, Settings, Strategy},
     manifest::{self, Format, OtherKinds, Phase, Plan, Problem, Reason, Resource},
     protocol::SessionId,
-    resource::{ManifestSource, Orders, PhaseManifestSpec},
+    resource::{ManifestSource, Orders, read_settings},
+    runtime::Labels,
 };
+use anyhow::Context as _;
 
 /// Largest document read, in bytes: some 200,000 phases, the most that a manifest may hold.
 const DOCUMENT_BYTES_MAX: u64 = 64 << 20;
@@ -60,7 +59,7 @@ pub fn read(path: &Path) -> anyhow::Result<Source> {
 
 /// Everything that is wrong with the document, or what to run.
 pub fn understand(source: &Source) -> Result<Task, Vec<Problem>> {
-    let document = manifest::parse(&source.text, source.format, OtherKinds::Refuse)?;
+    let document = manifest::parse_judging(&source.text, source.format, OtherKinds::Refuse, mistakes)?;
     let mut task = Task {
         plan: Arc::new(document.plan),
         settings: Settings::default(),
@@ -75,7 +74,7 @@ pub fn understand(source: &Source) -> Result<Task, Vec<Problem>> {
 }
 
 /// What would wait for ever on a machine without a cluster, of these phases; judged apart, because a plan of it can be shown.
-pub fn unmeetable<'a>(task: &Task, wanted: impl Iterator<Item = &'a Phase>) -> Vec<Problem> {
+pub fn unmeetable<'a>(task: &Task, wanted: impl Iterator<Item = &'a Phase>, labels: &Labels) -> Vec<Problem> {
     let problem = |pointer: String, message: String, hint: &str| Problem {
         reason: Reason::BadValue,
         pointer,
@@ -83,16 +82,20 @@ pub fn unmeetable<'a>(task: &Task, wanted: impl Iterator<Item = &'a Phase>) -> V
         hint: Some(hint.to_owned()),
         place: None,
     };
-    let mut problems: Vec<Problem> = wanted
-        .filter_map(|phase| {
-            let wait = phase.spec.wait_for_others.first()?;
-            let message = format!(
-                "phase '{}' waits for a phase of {}, and there is no other manifest here",
-                phase.id, wait.manifest
-            );
-            Some(problem(String::new(), message, "leave x-waitFor out, or name a --target that does not wait for it"))
-        })
-        .collect();
+    let mut problems = Vec::new();
+    for phase in wanted {
+        if let Some(wait) = phase.spec.wait_for_others.first() {
+            let what = format!("phase '{}' waits for a phase of {}", phase.id, wait.manifest);
+            let message = format!("{what}, and there is no other manifest here");
+            let hint = "leave x-waitFor out, or name a --target that does not wait for it";
+            problems.push(problem(String::new(), message, hint));
+        }
+        if !labels.match_selector(&phase.spec.selector) {
+            let message = format!("phase '{}' selects labels that no runtime here carries", phase.id);
+            let hint = "give them with --runtime-label, or name a --target that does not wait for it";
+            problems.push(problem(String::new(), message, hint));
+        }
+    }
     if task.strategy == Strategy::Runtime {
         let message = "the strategy Runtime leaves the order to a runtime that walks .start, and there is none here";
         problems.push(problem("/spec/strategy".to_owned(), message.to_owned(), "write Hybrid, or leave it out"));
@@ -100,29 +103,29 @@ pub fn unmeetable<'a>(task: &Task, wanted: impl Iterator<Item = &'a Phase>) -> V
     problems
 }
 
-/// Takes over from the resource's spec what means something without a cluster. Suspend, shutdown and requests steer a
-/// session that lives in one, and are passed over.
-fn obey(resource: &Resource, task: &mut Task) -> Result<(), Vec<Problem>> {
-    let spec: PhaseManifestSpec = serde_json::from_value(Value::Object(resource.spec.clone())).map_err(|error| {
-        vec![Problem {
-            reason: Reason::WrongType,
-            pointer: "/spec".to_owned(),
-            message: format!("the spec cannot be read: {error}"),
-            hint: None,
-            place: None,
-        }]
-    })?;
-    let orders = Orders::new(&spec)?;
-    let mut problems = orders.problems_with(&task.plan);
-    if matches!(orders.manifest, ManifestSource::ConfigMap(_)) {
-        problems.push(Problem {
+/// Everything that is wrong with what surrounds the phases.
+fn mistakes(resource: &Resource) -> Vec<Problem> {
+    let (spec, mut problems) = read_settings(&resource.spec);
+    match Orders::new(&spec) {
+        Ok(orders) if matches!(orders.manifest, ManifestSource::ConfigMap(_)) => problems.push(Problem {
             reason: Reason::BadValue,
             pointer: "/spec/manifestFrom".to_owned(),
             message: "manifestFrom names a ConfigMap, and there is no cluster here".to_owned(),
             hint: Some("write the phases into spec.phases".to_owned()),
             place: None,
-        });
+        }),
+        Ok(_) => {}
+        Err(found) => problems.extend(found),
     }
+    problems
+}
+
+/// Takes over from the resource's spec, in which [`mistakes`] found nothing, what means something without a cluster.
+/// Suspend, shutdown and requests steer a session that lives in one, and are passed over.
+fn obey(resource: &Resource, task: &mut Task) -> Result<(), Vec<Problem>> {
+    let (spec, _) = read_settings(&resource.spec);
+    let orders = Orders::new(&spec)?;
+    let problems = orders.problems_with(&task.plan);
     if !problems.is_empty() {
         return Err(problems);
     }

@@ -117,12 +117,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return plan_only(&task, args.output);
     }
     let shape = Shape::of(&task.plan, task.settings.target_phase.as_ref());
-    let problems = input::unmeetable(&task, shape.wanted(&task.plan));
+    let problems = input::unmeetable(&task, shape.wanted(&task.plan), &labels);
     if !problems.is_empty() {
         return refuse(&source, &problems, args.output);
     }
     let screen = if args.quiet { Screen::Silent } else { Screen::open() };
-    warn_of_selectors(&screen, &task, &shape, &labels);
     let tokio = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
     let end = tokio.block_on(async { carry_out(&task, labels, Exec::on_laptop(), &screen, signals()?).await })?;
     // A child that ignores everything must not keep us here.
@@ -169,21 +168,6 @@ fn plan_only(task: &Task, output: Format) -> anyhow::Result<ExitCode> {
         Format::Text => print(&waves::text(&task.plan, &shape, result_paint()))?,
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// A phase that this runtime does not take would wait for ever, since there is no other one.
-fn warn_of_selectors(screen: &Screen, task: &Task, shape: &Shape, labels: &Labels) {
-    let unmatched: Vec<&str> = shape
-        .wanted(&task.plan)
-        .filter(|phase| !labels.match_selector(&phase.spec.selector))
-        .map(|phase| phase.id.as_str())
-        .collect();
-    if !unmatched.is_empty() {
-        let list = unmatched.join(", ");
-        screen.say(
-            &Screen::paint().warn(&format!("no runtime here carries the labels of {list}: nobody will take them")),
-        );
-    }
 }
 
 /// The whole product in one process: bus, runtime, session, and somebody who watches.

@@ -11,10 +11,10 @@ use super::{
     wish::{Mode, Wish},
 };
 use crate::{
-    gateway::fault::{Fault, escaped},
+    gateway::fault::Fault,
     manifest::{Format, Ignored, Plan, Problem, Reason, Resource, parse_judging},
     protocol::SessionId,
-    resource::{Orders, PhaseManifestSpec},
+    resource::{Orders, PhaseManifestSpec, read_settings},
 };
 
 /// A manifest as it is stored, in bytes: etcd takes 1.5 MiB a request, and a status needs room beside it.
@@ -171,26 +171,16 @@ fn spec_of(settings: &Map<String, Value>) -> PhaseManifestSpec {
 
 /// Everything that is wrong with what surrounds the phases, each with its pointer.
 fn mistakes(resource: &Resource) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    let mut readable = resource.spec.clone();
-    if readable.remove("manifestFrom").is_some_and(|from| !from.is_null()) {
-        let mut problem = problem("/spec/manifestFrom", "a submission brings its phases itself".to_owned());
-        problem.hint = Some("write them into spec.phases, or apply the resource with kubectl".to_owned());
-        problems.push(problem);
-    }
-    // One by one, or the first mistake would hide the others.
-    readable.retain(|name, value| {
-        let alone = Value::Object(Map::from_iter([(name.clone(), value.clone())]));
-        let read = serde_json::from_value::<PhaseManifestSpec>(alone);
-        if let Err(error) = &read {
-            let pointer = format!("/spec/{}", escaped(name));
-            problems.push(problem(&pointer, format!("{name} cannot be read: {error}")));
-        }
-        read.is_ok()
-    });
-    let spec = spec_of(&readable);
-    let known = serde_json::to_value(&spec).expect("a spec of texts, numbers and lists is JSON");
-    lost(&Value::Object(readable), &known, "/spec", &mut problems);
+    let mut settings = resource.spec.clone();
+    let from = settings.remove("manifestFrom").filter(|from| !from.is_null());
+    let (spec, mut problems) = read_settings(&settings);
+    problems.extend(from.map(|_| Problem {
+        reason: Reason::BadValue,
+        pointer: "/spec/manifestFrom".to_owned(),
+        message: "a submission brings its phases itself".to_owned(),
+        hint: Some("write them into spec.phases, or apply the resource with kubectl".to_owned()),
+        place: None,
+    }));
     problems.extend(Orders::new(&spec).err().unwrap_or_default());
     problems
 }
@@ -203,35 +193,6 @@ fn has_same_settings(one: &Orders<'_>, other: &Orders<'_>) -> bool {
         && one.connection == other.connection
         && one.ttl_after_finished == other.ttl_after_finished
         && one.revision_history_limit == other.revision_history_limit
-}
-
-fn problem(pointer: &str, message: String) -> Problem {
-    Problem { reason: Reason::BadValue, pointer: pointer.to_owned(), message, hint: None, place: None }
-}
-
-/// Fields of `written` that reading it has passed over: a spelling mistake, or a newer version's.
-fn lost(written: &Value, read: &Value, pointer: &str, problems: &mut Vec<Problem>) {
-    match (written, read) {
-        (Value::Object(written), Value::Object(read)) => {
-            for (name, value) in written {
-                let inside = format!("{pointer}/{}", escaped(name));
-                match read.get(name) {
-                    Some(read) => lost(value, read, &inside, problems),
-                    None if value.is_null() => {}
-                    None => {
-                        let message = format!("there is no field {name:?} here");
-                        problems.push(Problem { reason: Reason::UnknownField, ..problem(&inside, message) });
-                    }
-                }
-            }
-        }
-        (Value::Array(written), Value::Array(read)) => {
-            for (i, (written, read)) in written.iter().zip(read).enumerate() {
-                lost(written, read, &format!("{pointer}/{i}"), problems);
-            }
-        }
-        _ => {}
-    }
 }
 
 #[cfg(test)]
