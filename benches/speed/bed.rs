@@ -87,7 +87,7 @@ impl Operator {
         let prefix = Prefix::new(&unique("bench")).expect("the name is a token");
         let mut command = Command::new(bin());
         command.args(["operator", "--health-addr", "127.0.0.1:0", "--namespace", namespace]);
-        command.args(["--nats-url", &nats.url, "--subject-prefix", prefix.as_str(), "--kubeconfig"]).arg(kubeconfig);
+        command.args(["--nats", &nats.url, "--subject-prefix", prefix.as_str(), "--kubeconfig"]).arg(kubeconfig);
         if has_gateway() {
             command.args(["--gateway-addr", "127.0.0.1:0"]);
         }

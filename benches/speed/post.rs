@@ -51,7 +51,7 @@ pub async fn measure(cluster: &Cluster, count: usize) -> Result<[PostRow; 2], St
     let mut command = Command::new(bin());
     command.args(["gateway", "--gateway-addr", "127.0.0.1:0", "--namespace", &namespace]);
     command.args(["--gateway-peer-rate", "100000", "--gateway-rate", "100000"]);
-    command.args(["--nats-url", &nats.url, "--subject-prefix", &unique("bench"), "--kubeconfig"]).arg(kubeconfig);
+    command.args(["--nats", &nats.url, "--subject-prefix", &unique("bench"), "--kubeconfig"]).arg(kubeconfig);
     let gateway = Process::start("gateway", &command);
     let address = eventually(SOON, "the gateway answers", async || address_in(&gateway.stderr(), "gateway")).await;
     let url = format!("http://{address}").parse().expect("an address makes a URL");

@@ -16,7 +16,7 @@ const DEFAULT_URL: &str = "nats://127.0.0.1:4222";
 #[derive(Debug, clap::Args)]
 pub struct NatsArgs {
     /// Where NATS is: nats://host:4222, tls://host [repeatable] [default: nats://127.0.0.1:4222]
-    #[arg(long = "nats", alias = "nats-url", env = "NATS_URL", value_name = "URL", value_delimiter = ',')]
+    #[arg(long = "nats", env = "NATS_URL", value_name = "URL", value_delimiter = ',')]
     urls: Vec<String>,
     /// User name; needs a password
     #[arg(long = "nats-user", env = "NATS_USER", value_name = "NAME")]
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn addresses_are_given_one_by_one_or_in_a_list_under_either_name() {
-        let line = Line::parse_from(["operator", "--nats", "nats://a,nats://b", "--nats-url=nats://c"]);
+        let line = Line::parse_from(["operator", "--nats", "nats://a,nats://b", "--nats=nats://c"]);
         assert_eq!(line.args.urls, ["nats://a", "nats://b", "nats://c"]);
     }
 

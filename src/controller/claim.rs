@@ -80,15 +80,23 @@ impl Claim {
     }
 
     fn is_legal(&self, serves: Serves) -> bool {
-        let owned = || {
-            let rest = self.session_id.as_str().strip_prefix(self.namespace.as_str());
-            rest.is_some_and(|rest| rest.starts_with('_'))
-        };
-        self.naming == Naming::Default || serves == Serves::OneNamespace || owned()
+        serves == Serves::OneNamespace || self.is_own()
+    }
+
+    /// Its namespace's own: the default, or one that begins with the namespace.
+    fn is_own(&self) -> bool {
+        let rest = self.session_id.as_str().strip_prefix(self.namespace.as_str());
+        self.naming == Naming::Default || rest.is_some_and(|rest| rest.starts_with('_'))
+    }
+
+    /// [`Self::rank`] where it is not known who may have what: behind all others comes what is being deleted, and what is no
+    /// id of its namespace. Of one namespace all are alike in that.
+    pub(super) fn likelihood(&self) -> (bool, bool, (Naming, Timestamp, &str)) {
+        (self.life == Life::Deleted, !self.is_own(), self.rank())
     }
 
     /// The lowest of all claims to an id has it: default before explicit, then the older, then the lower uid.
-    pub(super) fn rank(&self) -> (Naming, Timestamp, &str) {
+    fn rank(&self) -> (Naming, Timestamp, &str) {
         (self.naming, self.created_at, &self.uid)
     }
 }

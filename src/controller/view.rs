@@ -102,7 +102,7 @@ impl View {
         candidates
             .filter_map(|object| Some((Claim::of(&object)?, object)))
             .filter(|(claim, _)| claim.session_id == *session)
-            .min_by(|(one, _), (other, _)| one.rank().cmp(&other.rank()))
+            .min_by(|(one, _), (other, _)| one.likelihood().cmp(&other.likelihood()))
             .map(|(_, object)| object)
     }
 

@@ -88,7 +88,7 @@ async fn operator() -> (Process, SocketAddr) {
     let cluster = super::resource::cluster().await;
     let namespace = cluster.namespace("operator").await;
     let mut command = Command::new(bin());
-    command.args(["operator", "--health-addr", "127.0.0.1:0", "--nats-url", "nats://127.0.0.1:1"]);
+    command.args(["operator", "--health-addr", "127.0.0.1:0", "--nats", "nats://127.0.0.1:1"]);
     command.args(["--log-format", "json", "--namespace", &namespace, "--kubeconfig"]).arg(&cluster.kubeconfig);
     let process = Process::start("operator", &command);
     let address = address(&process).await;

@@ -72,7 +72,7 @@ async fn with_jetstream_lines_come_from_the_record_and_outlive_the_process() {
     are_kept_and_chosen(&front).await;
     drop(front.operator);
     let mut command = std::process::Command::new(crate::support::bin());
-    command.args(["gateway", "--namespace", &front.namespace, "--nats-url", &server.url]);
+    command.args(["gateway", "--namespace", &front.namespace, "--nats", &server.url]);
     command.args(["--subject-prefix", &front.prefix, "--kubeconfig"]).arg(&front.kubeconfig);
     let process = crate::support::Process::start("gateway", &command);
     let address = super::address(&process).await;

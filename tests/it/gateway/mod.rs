@@ -61,7 +61,7 @@ impl Front {
         let prefix = unique(&format!("gateway.{name}"));
         let mut command = Command::new(bin());
         command.args(["operator", "--health-addr", "127.0.0.1:0", "--gateway-addr", "127.0.0.1:0"]);
-        command.args(["--namespace", &namespace, "--nats-url", nats_url, "--subject-prefix", &prefix]);
+        command.args(["--namespace", &namespace, "--nats", nats_url, "--subject-prefix", &prefix]);
         command.arg("--kubeconfig").arg(&cluster.kubeconfig).args(arguments);
         let operator = Process::start("operator", &command);
         let address = address(&operator).await;

@@ -60,7 +60,7 @@ impl Bed {
     fn operator_with(&self, scope: &[&str]) -> Process {
         let mut command = Command::new(bin());
         command.args(["operator", "--health-addr", "127.0.0.1:0"]).args(scope);
-        command.args(["--nats-url", &self.nats_url, "--subject-prefix", &self.prefix, "--kubeconfig"]);
+        command.args(["--nats", &self.nats_url, "--subject-prefix", &self.prefix, "--kubeconfig"]);
         command.arg(&self.kubeconfig);
         Process::start("operator", &command)
     }

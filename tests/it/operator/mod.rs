@@ -55,7 +55,7 @@ impl Scene {
         let nats_url = shared_nats().await.url.clone();
         let mut command = Command::new(bin());
         command.args(["operator", "--health-addr", "127.0.0.1:0", "--namespace", &namespace]);
-        command.args(["--nats-url", &nats_url, "--subject-prefix", &prefix, "--kubeconfig"]).arg(kubeconfig);
+        command.args(["--nats", &nats_url, "--subject-prefix", &prefix, "--kubeconfig"]).arg(kubeconfig);
         let operator = Process::start("operator", &command);
         Self { cluster, namespace, prefix, nats_url, dir: support::scratch(name), operator }
     }
