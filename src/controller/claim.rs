@@ -194,6 +194,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_being_deleted_or_is_no_id_of_its_namespace_is_likely_last() {
+        let (lawful, mut gone) = (claim("lab", "bar", Some("lab_x"), 30), claim("lab", "old", Some("lab_x"), 10));
+        let foreign = claim("evil", "foo", Some("lab_x"), 20);
+        gone.life = Life::Deleted;
+        let mut all = [&gone, &foreign, &lawful];
+        all.sort_by(|one, other| one.likelihood().cmp(&other.likelihood()));
+        assert_eq!(all.map(|claim| claim.name.as_str()), ["bar", "foo", "old"]);
+    }
+
+    #[test]
     fn a_deleted_resource_leaves_its_id_at_once() {
         let mut claims = [claim("a", "x", Some("a_s"), 10), claim("a", "y", Some("a_s"), 20)];
         claims[0].life = Life::Deleted;
