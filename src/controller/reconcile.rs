@@ -3,6 +3,8 @@
 //! Level-triggered: it looks at what is there and does what is missing, however often it is called. A refused spec is
 //! no error and is not tried again before it is edited; an error is our own reading or writing that failed.
 
+mod begin;
+
 use std::{
     collections::{BTreeSet, HashSet},
     sync::Arc,
@@ -29,16 +31,16 @@ use super::{
     remains::Remains,
     revision,
     rivals::Rivals,
-    roster::{Roster, Running},
+    roster::Roster,
     standing,
 };
 use crate::{
-    bus::{Bus, InboundHandle, Position},
-    engine::{Edit, Keep, Session, Settings, Verdict},
-    manifest::{ExternalWait, PhaseId, Plan},
+    bus::{Bus, InboundHandle},
+    engine::{Edit, Keep},
+    manifest::{ExternalWait, Plan},
     protocol::Prefix,
-    resource::{PhaseManifest, PhaseManifestStatus, Refusal, Situation, UpdatePolicy, restore},
-    sessions::{self, Clock, End, EndWatch, Keeper, KubernetesStore, Order, Origin, Past, Refused, Start, StoreError},
+    resource::{PhaseManifest, Refusal, Situation, UpdatePolicy},
+    sessions::{self, Clock, End, EndWatch, Keeper, Order, Origin, Refused, StoreError},
 };
 
 const REJECTED: &str = "the session runs and spec.updatePolicy is Reject: wait for its verdict, or change the policy";
@@ -75,9 +77,6 @@ const CACHE_LAG: Duration = Duration::from_secs(1);
 
 /// Before a session that nobody lets hear is begun again: whoever took its messages has stood by then.
 const DEAF_PAUSE: Duration = Duration::from_secs(10);
-
-/// Writers that may come in between a judgement and its takeover, one after the other.
-const TAKEOVERS_MAX: u32 = 5;
 
 /// Our own reading or writing failed; tried again with growing pauses.
 #[derive(Debug, thiserror::Error)]
@@ -309,186 +308,6 @@ impl Context {
         })
     }
 
-    /// Takes the session over and starts its task: a first revision, or from what is stored.
-    ///
-    /// From here on only the object that the fenced write answered with counts: the one that called us may be old.
-    async fn begin(&self, object: &PhaseManifest) -> Result<Action, Error> {
-        let api: Api<PhaseManifest> = Api::namespaced(self.client.clone(), namespace(object));
-        let Some(claim) = Claim::of(object) else { return Ok(Action::await_change()) };
-        let fresh = match call("read the resource", api.get(name(object))).await {
-            Ok(fresh) if uid(&fresh) == uid(object) => fresh,
-            // Another one under that name has its own turn.
-            Ok(_) => return Ok(Action::await_change()),
-            Err(error) if error.is_not_found() => return Ok(Action::await_change()),
-            Err(error) => return Err(error.into()),
-        };
-        // Boxed, here and below: whole resources live in these futures, and in all that wait for them.
-        let Taken { store, object: fresh, judged } = match Box::pin(self.taken(api, fresh, &claim)).await? {
-            Ok(taken) => *taken,
-            Err(action) => return Ok(action),
-        };
-        let generation = fresh.metadata.generation.unwrap_or_default();
-        let begun = match judged {
-            Ok(accepted) if !accepted.is_held_back() => Box::pin(self.restored(&fresh, accepted)).await?,
-            Ok(accepted) => self.resumed(&fresh, staging(generation, accepted)).await?.ok_or_else(|| lost(&fresh)),
-            Err(refused) => self.resumed_or_refused(&fresh, refused).await?,
-        };
-        let Begun { session, plan, edit, order, was_refused } = match begun {
-            Ok(begun) => begun,
-            Err((refusal, message)) => {
-                standing::write(&self.client, &fresh, &Situation::Refused { refusal, message }, self.clock.now())
-                    .await?;
-                return Ok(Action::await_change());
-            }
-        };
-        let strategy = edit.as_ref().map_or(session.strategy(), |edit| edit.strategy);
-        let revision = edit.as_ref().map_or(session.revision(), |edit| edit.revision);
-        let listener = self.voice.of(&fresh, &session);
-        let start = Start {
-            session,
-            id: claim.session_id,
-            prefix: self.prefix.clone(),
-            origin: self.origin.clone(),
-            generation,
-            orders: vec![order],
-            past: if status_revision(&fresh).is_some() { Past::Stored } else { Past::None },
-            position: position(&fresh),
-            clock: self.clock,
-        };
-        let handle = sessions::spawn(self.bus.clone(), &self.inbound, start, store, listener);
-        let namespace = namespace(&fresh).to_owned();
-        self.watch_over(&fresh, &handle);
-        let (digest, awaits) = (*plan.digest(), awaits(&plan));
-        let running = Running { handle, namespace, generation, was_refused, revision, digest, strategy, awaits };
-        self.roster.insert(uid(&fresh), running);
-        Ok(self.look_elsewhere(&fresh))
-    }
-
-    /// Judges the object as it is, and takes its session over if there is one to run: in this order, so that a process that
-    /// could run nothing of it does not depose one that does. Otherwise what there is to do later.
-    async fn taken(
-        &self,
-        api: Api<PhaseManifest>,
-        mut object: PhaseManifest,
-        claim: &Claim,
-    ) -> Result<Result<Box<Taken>, Action>, Error> {
-        for _ in 0..TAKEOVERS_MAX {
-            // The copy that called us may be older than the verdict that we wrote.
-            if let Some(action) = self.settled(&object).await? {
-                return Ok(Err(action));
-            }
-            let judged = match self.judge(&object).await? {
-                Ok(accepted) if accepted.is_held_back() && !goes_on(&object, &accepted) => {
-                    return self.stand(&object, &accepted).await.map(Err);
-                }
-                Err((refusal, message)) if !may_go_on(refusal) || !is_unfinished(&object) => {
-                    let situation = Situation::Refused { refusal, message };
-                    standing::write(&self.client, &object, &situation, self.clock.now()).await?;
-                    return Ok(Err(Action::await_change()));
-                }
-                Ok(accepted) => {
-                    self.prove_revisions(&object, &accepted).await?;
-                    Ok(accepted)
-                }
-                refused => refused,
-            };
-            let keeper = self.keeper.clone();
-            match KubernetesStore::take_over(api.clone(), keeper, claim.session_id.clone(), &object).await {
-                Ok(Ok((store, object))) => return Ok(Ok(Box::new(Taken { store, object, judged }))),
-                Ok(Err(fresh)) => object = fresh,
-                Err(StoreError::Gone) => return Ok(Err(Action::await_change())),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(StoreError::Unavailable("the resource is written to all the time".into()).into())
-    }
-
-    /// Before a session is taken from another process for a plan that is to be kept as a revision: whether we may read any.
-    async fn prove_revisions(&self, object: &PhaseManifest, accepted: &Accepted) -> Result<(), Error> {
-        let status = object.status.clone().unwrap_or_default();
-        let is_anothers = status.holder.is_some_and(|holder| !holder.is(&self.keeper.0));
-        let is_kept = status.digest.as_deref() == Some(&accepted.plan.digest().to_string());
-        if is_anothers && !is_kept {
-            revision::find(&self.client, object, status_revision(object).unwrap_or(0) + 1).await?;
-        }
-        Ok(())
-    }
-
-    /// The session of the last revision, for a spec that is not acted on: it goes on under the settings of today where they
-    /// can be read. Nothing where there is no such revision any more.
-    async fn resumed(&self, object: &PhaseManifest, order: Order) -> Result<Option<Begun>, Error> {
-        let Some(revision) = status_revision(object) else { return Ok(None) };
-        let Some(plan) = revision::load(&self.client, object, revision).await? else { return Ok(None) };
-        let plan = Arc::new(plan);
-        let status = object.status.clone().unwrap_or_default();
-        let Ok(record) = restore(&status, &plan) else { return Ok(None) };
-        let settings = crate::resource::Orders::readable_settings(&object.spec);
-        let settings = Settings { target_phase: stored_target(&status), ..settings };
-        let session = Session::restore(uid(object), Arc::clone(&plan), record, settings, self.clock.now());
-        Ok(Some(Begun { session, plan, edit: None, order, was_refused: true }))
-    }
-
-    /// The unfinished session of a spec that is refused.
-    async fn resumed_or_refused(
-        &self,
-        object: &PhaseManifest,
-        (refusal, message): (Refusal, String),
-    ) -> Result<Result<Begun, (Refusal, String)>, Error> {
-        if !is_unfinished(object) {
-            return Ok(Err((refusal, message)));
-        }
-        let generation = object.metadata.generation.unwrap_or_default();
-        let order = Order::Refuse { generation, refused: Refused { refusal, message: message.clone() } };
-        Ok(self.resumed(object, order).await?.ok_or((refusal, message)))
-    }
-
-    /// A session from what is stored, and the edit that brings it to the spec; a new one where nothing is.
-    async fn restored(
-        &self,
-        object: &PhaseManifest,
-        accepted: Accepted,
-    ) -> Result<Result<Begun, (Refusal, String)>, Error> {
-        let now = self.clock.now();
-        let status = object.status.clone().unwrap_or_default();
-        let uid = uid(object);
-        let generation = object.metadata.generation.unwrap_or_default();
-        let settings = accepted.settings.clone();
-        // A dry run has a verdict and no revision.
-        let Some(stored) = status_revision(object) else {
-            let plan = Arc::clone(&accepted.plan);
-            self.next_revision(object, &accepted, 1).await?;
-            let session = Session::start(uid, Arc::clone(&plan), 1, accepted.strategy, settings, now);
-            return Ok(Ok(Begun::obeying(session, plan, None, generation, accepted)));
-        };
-        let is_same = status.digest.as_deref() == Some(&accepted.plan.digest().to_string());
-        let old = if is_same {
-            Arc::clone(&accepted.plan)
-        } else {
-            let Some(plan) = revision::load(&self.client, object, stored).await? else {
-                return Ok(Err(lost(object)));
-            };
-            Arc::new(plan)
-        };
-        let mut record = match restore(&status, &old) {
-            Ok(record) => record,
-            Err(error) => return Ok(Err((Refusal::StatusUnreadable, error.to_string()))),
-        };
-        if record.verdict == Some(Verdict::Planned) {
-            // A dry run in between judged another plan; the rows know how this one ended.
-            (record.verdict, record.finished_at) = (None, None);
-        }
-        let is_edit = !is_same || record.strategy != accepted.strategy;
-        if is_edit && record.verdict.is_none() && accepted.update_policy == UpdatePolicy::Reject {
-            return self.resumed_or_refused(object, (Refusal::UpdateRejected, REJECTED.to_owned())).await;
-        }
-        let edit = if is_edit { Some(self.next_revision(object, &accepted, stored + 1).await?) } else { None };
-        let plan = Arc::clone(&accepted.plan);
-        // The target of today may be of the plan of today: the first order brings it.
-        let settings = Settings { target_phase: stored_target(&status), ..settings };
-        let session = Session::restore(uid, old, record, settings, now);
-        Ok(Ok(Begun::obeying(session, plan, edit, generation, accepted)))
-    }
-
     /// Whether what is waited for elsewhere is done, as far as the cache knows.
     fn is_released(&self, object: &PhaseManifest, wait: &ExternalWait) -> bool {
         let is_it = |other: &PhaseManifest| name(other) == wait.manifest && namespace(other) == namespace(object);
@@ -553,31 +372,6 @@ impl Context {
     }
 }
 
-/// A session that is ours, and what its spec was judged to be in that version.
-struct Taken {
-    store: KubernetesStore,
-    object: PhaseManifest,
-    judged: Result<Accepted, (Refusal, String)>,
-}
-
-/// A session about to run, and what it is to hear first.
-struct Begun {
-    session: Session,
-    /// As the first order leaves it.
-    plan: Arc<Plan>,
-    edit: Option<Edit>,
-    order: Order,
-    was_refused: bool,
-}
-
-impl Begun {
-    fn obeying(session: Session, plan: Arc<Plan>, edit: Option<Edit>, generation: i64, accepted: Accepted) -> Self {
-        let settings = Box::new(accepted.settings);
-        let order = Order::Obey { generation, settings, requests: accepted.requests, edit: edit.clone() };
-        Self { session, plan, edit, order, was_refused: false }
-    }
-}
-
 /// The last revision of a spec that is held back has something to do: it has no verdict, or is asked for something.
 fn goes_on(object: &PhaseManifest, accepted: &Accepted) -> bool {
     let is_answered = |token: &str| {
@@ -592,21 +386,8 @@ fn may_go_on(refusal: Refusal) -> bool {
     !matches!(refusal, Refusal::SessionTaken | Refusal::UnknownConnection | Refusal::StatusUnreadable)
 }
 
-/// The target that the session was last under.
-fn stored_target(status: &PhaseManifestStatus) -> Option<PhaseId> {
-    PhaseId::new(status.target_phase.as_deref()?).ok()
-}
-
 fn staging(generation: i64, accepted: Accepted) -> Order {
     Order::Stage { generation, settings: Box::new(accepted.settings), requests: accepted.requests }
-}
-
-/// What has started, and cannot be read any more.
-fn lost(object: &PhaseManifest) -> (Refusal, String) {
-    let number = status_revision(object).unwrap_or_default();
-    let message =
-        format!("revision {number} is not to be found; restore its ControllerRevision, or make the resource anew");
-    (Refusal::StatusUnreadable, message)
 }
 
 /// A revision has started and has no verdict.
@@ -645,13 +426,6 @@ fn due(object: &PhaseManifest) -> Option<Timestamp> {
 /// The revision that has started; nothing before the first, and after a dry run.
 fn status_revision(object: &PhaseManifest) -> Option<u64> {
     u64::try_from(object.status.as_ref()?.revision?).ok()
-}
-
-/// Up to where the stored status knows the stream of reports.
-fn position(object: &PhaseManifest) -> Option<Position> {
-    let bus = object.status.as_ref()?.bus.as_ref()?;
-    let sequence = u64::try_from(bus.sequence).ok()?;
-    Some(Position { stream: bus.stream.clone(), created: bus.created.as_ref()?.get(), sequence })
 }
 
 /// Whether the other manifest's status says that the phase is done.
