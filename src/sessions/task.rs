@@ -1,13 +1,16 @@
-//! The loop of one session: hear, think, speak, store.
+//! The loop of one session: hear (`hearing`), think, speak, store (`storing`).
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+mod hearing;
+mod storing;
+
+use std::{collections::HashMap, time::Duration};
 
 use jiff::SignedDuration;
 use rand::Rng as _;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -16,17 +19,14 @@ use super::{
     contest::Contest,
     pace::{Pace, Urgency},
     speech::Speech,
-    store::{Hold, Picture, Refused, Store, StoreError, standing},
+    store::{Picture, Refused, Store, StoreError},
 };
 use crate::{
-    bus::{
-        Arrival, Bus, Hearing, InboundBody, InboundHandle, InboundMessage, Keeping, Message, Origin as From, Position,
-        Ready, Sink, streams,
-    },
-    engine::{AskId, Control, Edit, Input, OffersGate, Output, PhaseState, Request, Session, Settings, Shutdown},
+    bus::{Bus, InboundHandle, InboundMessage, Message, Position, Ready, Sink, streams},
+    engine::{AskId, Control, Edit, Input, Output, PhaseState, Request, Session, Settings},
     manifest::ExternalWait,
-    protocol::{Command, Prefix, SessionId},
-    resource::{BusStanding, Refusal},
+    protocol::{Prefix, SessionId},
+    resource::BusStanding,
 };
 
 /// Orders in flight: one an edit of the resource, and edits are coalesced by the watch that brings them.
@@ -37,14 +37,6 @@ const UNSTORED_MAX: Duration = Duration::from_secs(15);
 
 /// A clock that is judged so long after it ran out was not watched meanwhile.
 const LATE_MAX: SignedDuration = SignedDuration::from_secs(3);
-
-/// Between two tries to read what the stream has and nobody heard, doubling. Soon at first, because what is heard meanwhile
-/// is read again, too.
-const PAST_RETRY: Duration = Duration::from_secs(1);
-const PAST_RETRY_MAX: Duration = Duration::from_mins(1);
-
-/// A try beside what else is to be done: shorter than [`LATE_MAX`], or it would look as if the process had stood still.
-const PAST_TRY_MAX: Duration = Duration::from_secs(2);
 
 /// `Pmp-Origin` of all that a session says: the cluster, or the one process of a laptop.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -199,7 +191,7 @@ pub fn spawn(bus: Bus, inbound: &InboundHandle, start: Start, store: impl Store,
         epoch: None,
         is_kept: false,
         past_at: None,
-        past_pause: PAST_RETRY,
+        past_pause: hearing::PAST_RETRY,
         must_ask,
         contest: Contest::default(),
         challenged: None,
@@ -429,160 +421,6 @@ impl Task {
         self.urgency = Urgency::Now;
     }
 
-    /// The bus is proved, in a new epoch or for the first time; or it is not.
-    async fn heard_of_bus(&mut self, ready: Ready) {
-        self.proved = ready.epoch();
-        self.is_kept = matches!(ready, Ready::Yes { keeping: Keeping::Reports, .. });
-        self.note_standing(standing(ready, &self.speech.session));
-        if self.proved.is_none() {
-            return self.link(None).await;
-        }
-        if self.is_kept {
-            // The past first: what it says is true whatever anybody answers.
-            self.past_pause = PAST_RETRY;
-            self.read_past().await;
-        } else {
-            self.past_at = None;
-        }
-        if !self.sink.is_catching_up() {
-            self.link(self.proved).await;
-        }
-    }
-
-    /// Begins to read what the stream has and nobody heard; where that fails, again after a while. Whoever holds anything is
-    /// asked in any case.
-    async fn read_past(&mut self) {
-        self.past_at = None;
-        if self.sink.is_catching_up() {
-            return;
-        }
-        match timeout(PAST_TRY_MAX, self.sink.catch_up()).await {
-            Ok(Ok(0)) => {}
-            Ok(Ok(messages)) => tracing::debug!(session = %self.speech.session, messages, "reading what was missed"),
-            Ok(Err(error)) => {
-                tracing::warn!(session = %self.speech.session, %error, "what was missed cannot be read now");
-            }
-            Err(_) => tracing::debug!(session = %self.speech.session, "what was missed cannot be read in time"),
-        }
-        self.read_past_later();
-    }
-
-    fn read_past_later(&mut self) {
-        if self.sink.is_behind() && self.is_kept {
-            self.past_at = Some(Instant::now() + self.past_pause);
-            self.past_pause = (self.past_pause * 2).min(PAST_RETRY_MAX);
-        } else {
-            self.past_pause = PAST_RETRY;
-        }
-    }
-
-    fn note_standing(&mut self, standing: BusStanding) {
-        if self.standing != standing {
-            self.standing = standing;
-            self.frame.changes += 1;
-        }
-    }
-
-    async fn link(&mut self, epoch: Option<u64>) {
-        if epoch == self.epoch {
-            return;
-        }
-        self.epoch = epoch;
-        // From the second time on, something may have been missed in between.
-        if epoch.is_some() && std::mem::replace(&mut self.must_ask, true) {
-            self.feed(Input::Resync).await;
-        }
-        self.set_gate().await;
-    }
-
-    async fn set_gate(&mut self) {
-        if self.contest.lapse() {
-            self.frame.changes += 1;
-        }
-        let is_stale = self.unsaved_since.is_some_and(|since| since.elapsed() >= UNSTORED_MAX);
-        let is_ours = !self.contest.is_on() && self.challenged.is_none();
-        let gate = match () {
-            () if self.epoch.is_none() => OffersGate::Deaf,
-            () if is_stale || !is_ours || self.is_too_large => OffersGate::Closed,
-            () => OffersGate::Open,
-        };
-        self.feed(Input::Offers(gate)).await;
-    }
-
-    async fn arrived(&mut self, arrival: Arrival) {
-        match arrival {
-            Arrival::Missed => {
-                self.feed(Input::Resync).await;
-                self.read_past_later();
-            }
-            Arrival::CaughtUp => {
-                self.read_past_later();
-                // Stored at once, or a process that is killed soon again leaves as much to read to the next, and more.
-                self.urgency = Urgency::Now;
-                self.link(self.proved).await;
-            }
-            Arrival::Message(message) => self.heard(*message).await,
-        }
-    }
-
-    async fn heard(&mut self, message: InboundMessage) {
-        match message.origin {
-            From::Own => return,
-            From::Holder(ref name) => return self.challenge(name).await,
-            From::Foreign(_) => return self.contested().await,
-            From::None => {}
-        }
-        match message.body {
-            // Whoever holds the session answers, and if it is us, we are asked again.
-            InboundBody::Ack(_) if message.reply.is_some() && self.challenged.is_some() => {}
-            InboundBody::Ack(ack) => {
-                let ask = message.reply.map(|reply| {
-                    self.asked += 1;
-                    self.asks.insert(AskId(self.asked), reply);
-                    AskId(self.asked)
-                });
-                self.feed(Input::Ack(ack.into_input(ask))).await;
-            }
-            InboundBody::State(state) => self.feed(Input::Report(state.into_input())).await,
-            InboundBody::Control(ref control) => {
-                // Meant for what ran before the last edit, by whoever could not know of it.
-                let is_news = message.place.as_ref().is_none_or(|place| match place.hearing {
-                    Hearing::Live => true,
-                    Hearing::Late => place.at >= self.session.started_at(),
-                    Hearing::Before => false,
-                });
-                if control.command == Command::Cancel && control.phase.is_none() && is_news {
-                    // Runtimes heard it too and are stopping: what they report next is no failure. Spec follows.
-                    let settings = Settings { shutdown: Some(Shutdown::Cancel), ..self.session.settings().clone() };
-                    self.feed(Input::Settings(Box::new(settings))).await;
-                }
-                self.listener.pass_on(message);
-            }
-            InboundBody::GetState | InboundBody::Diff => self.listener.pass_on(message),
-        }
-    }
-
-    async fn contested(&mut self) {
-        if !self.contest.is_on() {
-            self.frame.changes += 1;
-        }
-        self.contest.heard();
-        self.set_gate().await;
-    }
-
-    /// A process of our own cluster speaks as the holder. The store knows which of us is it; until that is known we
-    /// offer and answer nothing: of two answers a runtime takes the first, and the other one of us would wait for an
-    /// attempt that nobody runs.
-    async fn challenge(&mut self, by: &str) {
-        if by == self.speech.holder {
-            return;
-        }
-        // At the usual pace of writes, since anyone on the bus could claim it again and again.
-        self.frame.changes += 1;
-        self.challenged = Some(self.frame.changes);
-        self.set_gate().await;
-    }
-
     // === the engine ===
 
     async fn feed(&mut self, input: Input) {
@@ -664,122 +502,5 @@ impl Task {
         if let Err(error) = self.bus.publish(message).await {
             tracing::debug!(session = %self.speech.session, %error, "a message was not taken by the bus");
         }
-    }
-
-    // === the store ===
-
-    fn version(&self) -> Version {
-        (self.session.version(), self.frame.changes)
-    }
-
-    fn is_unsaved(&self) -> bool {
-        self.saved != Some(self.version())
-    }
-
-    /// When the next write, or the end of patience with the store, is due.
-    fn store_timer(&self) -> Option<Instant> {
-        let write = (self.saving.is_none() && self.is_unsaved()).then(|| self.write_at());
-        let patience = self.unsaved_since.map(|since| since + UNSTORED_MAX).filter(|at| *at > Instant::now());
-        [write, patience].into_iter().flatten().min()
-    }
-
-    fn write_at(&self) -> Instant {
-        self.pace.next(if self.failures > 0 { Urgency::Paced } else { self.urgency })
-    }
-
-    fn save_if_due(&mut self) {
-        if self.saving.is_some() || !self.is_unsaved() || Instant::now() < self.write_at() {
-            return;
-        }
-        let version = self.version();
-        let picture = self.picture();
-        if self.pictures.try_send(Box::new(picture)).is_ok() {
-            let now = Instant::now();
-            self.saving = Some((version, now));
-            self.urgency = Urgency::Paced;
-            // A write that hangs counts from its beginning.
-            self.unsaved_since.get_or_insert(now);
-        }
-    }
-
-    fn picture(&mut self) -> Picture {
-        Picture {
-            position: self.sink.position().cloned(),
-            bus: self.standing.clone(),
-            at: self.clock.now(),
-            record: Arc::new(self.session.record()),
-            plan: Arc::clone(self.session.plan()),
-            settings: Arc::new(self.session.settings().clone()),
-            counts: self.session.counts(),
-            generation: self.frame.generation,
-            refused: self.frame.refused.clone(),
-            staged: self.frame.is_staged,
-            contested: self.contest.is_on(),
-            hold: if self.challenged.is_some() { Hold::Asked } else { Hold::Ours },
-        }
-    }
-
-    async fn written(&mut self, result: Result<(), StoreError>) -> Option<End> {
-        let (version, began) = self.saving.take()?;
-        match result {
-            Ok(()) => {
-                self.saved = Some(version);
-                if std::mem::take(&mut self.is_too_large)
-                    && self.frame.refused.as_ref().is_some_and(|refused| refused.refusal == Refusal::TooLarge)
-                {
-                    // Enough phases have ended: the rest fits, and may go on.
-                    self.reframe(self.frame.generation, None, self.frame.is_staged);
-                }
-                self.failures = 0;
-                self.unsaved_since = None;
-                self.pace.wrote(began);
-                self.challenged = self.challenged.filter(|change| version.1 < *change);
-                if self.store_at.is_some_and(|at| version.0 >= at) {
-                    self.store_at = None;
-                    self.feed(Input::Stored).await;
-                }
-                self.set_gate().await;
-            }
-            Err(StoreError::Deposed) => return Some(End::Deposed),
-            Err(StoreError::Gone) => return Some(self.forget().await),
-            Err(StoreError::TooLarge(message)) => {
-                // Short of the rows, the write was made, and says whose the session is.
-                self.saved = Some(version);
-                self.unsaved_since = None;
-                self.pace.wrote(began);
-                self.challenged = self.challenged.filter(|change| version.1 < *change);
-                if !self.is_too_large {
-                    self.is_too_large = true;
-                    let refused = Refused { refusal: Refusal::TooLarge, message };
-                    self.reframe(self.frame.generation, Some(refused), self.frame.is_staged);
-                    self.set_gate().await;
-                }
-            }
-            Err(StoreError::Unavailable(error)) => {
-                self.failures += 1;
-                self.unsaved_since.get_or_insert(began);
-                self.pace.failed(self.failures);
-                tracing::warn!(session = %self.speech.session, error = &*error, "the status was not stored");
-                self.set_gate().await;
-            }
-        }
-        None
-    }
-
-    /// Stores what is known, once more, and ends. Says nothing: what runs goes on, and whoever comes next asks for it.
-    async fn stop(mut self, saved: &mut mpsc::Receiver<Result<(), StoreError>>, end: End) -> End {
-        if self.saving.is_some() {
-            if let Some(Ok(())) = saved.recv().await {
-                self.saved = self.saving.map(|(version, _)| version);
-            }
-            self.saving = None;
-        }
-        if self.is_unsaved() {
-            let picture = Picture { hold: Hold::Released, ..self.picture() };
-            if self.pictures.try_send(Box::new(picture)).is_ok() {
-                saved.recv().await;
-            }
-        }
-        end
     }
 }
