@@ -91,6 +91,13 @@ fn not_ready(error: &Error) -> Ready {
 fn say(ready: &watch::Sender<Ready>, now: Ready) {
     ready.send_if_modified(|ready| {
         let changed = *ready != now;
+        match (&*ready, &now) {
+            (_, Ready::No { reason, message }) if changed => {
+                tracing::warn!(reason, "{message}; nothing is offered until the bus is heard");
+            }
+            (Ready::No { .. }, Ready::Yes { .. }) => tracing::info!("the bus is heard"),
+            _ => {}
+        }
         *ready = now;
         changed
     });
