@@ -95,7 +95,7 @@ impl View {
     /// Whose session this is: of those that name it, in one namespace or in any, who has the id before the others.
     pub fn find(&self, session: &SessionId, within: Option<&str>) -> Option<Arc<PhaseManifest>> {
         let is_it = |object: &PhaseManifest| {
-            within.is_none_or(|wanted| namespace(object) == wanted) && may_claim(object, session)
+            within.is_none_or(|wanted| namespace(object) == wanted) && Claim::may_be_to(object, session)
         };
         let shelves = self.shelves();
         let candidates = shelves.iter().flat_map(|(store, _)| store.state()).filter(|object| is_it(object));
@@ -208,13 +208,4 @@ async fn drain(
         }
     }
     beat.retire();
-}
-
-/// Whether the object can have the session id at all: cheap, for a look through thousands.
-fn may_claim(object: &PhaseManifest, session: &SessionId) -> bool {
-    match object.spec.session_id.as_deref().filter(|id| !id.is_empty()) {
-        Some(id) => id == session.as_str(),
-        // Every default begins so.
-        None => session.as_str().strip_prefix(namespace(object)).is_some_and(|rest| rest.starts_with('_')),
-    }
 }
