@@ -119,10 +119,14 @@ pub async fn reconcile(object: Arc<PhaseManifest>, context: &Context) -> Result<
         Ok(accepted) => accepted,
         Err((refusal, message)) => return context.refuse(&object, refusal, message).await,
     };
-    let running = context.roster.with(uid(&object), |running| running.generation);
+    let running = context.roster.with(uid(&object), |running| (running.handle.is_stopping(), running.generation));
     match running {
+        // Beside its last write another one of ours would take itself for the only one.
+        Some((true, _)) => Ok(Action::requeue(CACHE_LAG)),
         // An older copy than the one acted on last: the cache lags behind our own writes.
-        Some(generation) if generation > object.metadata.generation.unwrap_or_default() => Ok(Action::await_change()),
+        Some((_, generation)) if generation > object.metadata.generation.unwrap_or_default() => {
+            Ok(Action::await_change())
+        }
         Some(_) => context.order(&object, accepted).await,
         // What is held back is not begun, but the last revision goes on beside it, and does what is asked of it.
         None if accepted.is_held_back() && !goes_on(&object, &accepted) => context.stand(&object, &accepted).await,
@@ -184,10 +188,7 @@ impl Context {
     async fn refuse(&self, object: &PhaseManifest, refusal: Refusal, message: String) -> Result<Action, Error> {
         let generation = object.metadata.generation.unwrap_or_default();
         self.events.session(&regarding(object)).refused(generation, refusal, &message);
-        if !may_go_on(refusal)
-            && let Some(running) = self.roster.remove(uid(object))
-        {
-            running.handle.stop();
+        if !may_go_on(refusal) && self.roster.with(uid(object), |running| running.handle.stop()).is_some() {
             // What it stores comes first; then it is written why it stands.
             return Ok(Action::requeue(CACHE_LAG));
         }

@@ -10,7 +10,7 @@ use std::{
 use crate::{
     engine::Strategy,
     manifest::{Digest, ExternalWait},
-    sessions::{Handle, Order},
+    sessions::{EndWatch, Handle, Order},
 };
 
 /// A session under way, and what it was last told.
@@ -140,10 +140,14 @@ impl Roster {
         });
     }
 
-    /// Takes all of them out, to be stopped.
-    pub fn take_all(&self) -> Vec<Running> {
-        let mut sessions = self.lock();
-        sessions.awaiting.clear();
-        sessions.by_uid.drain().map(|(_, running)| running).collect()
+    /// Tells all to store what they know and end. They stay until they have: whoever looks must not begin one again beside
+    /// its last write.
+    pub fn stop_all(&self) -> Vec<EndWatch> {
+        let sessions = self.lock();
+        let stop = |running: &Running| {
+            running.handle.stop();
+            running.handle.watch()
+        };
+        sessions.by_uid.values().map(stop).collect()
     }
 }

@@ -42,7 +42,7 @@ use super::{
 use crate::{
     bus::{self, Inbound, InboundHandle},
     resource::{Holder, PhaseManifest},
-    sessions::{Keeper, Origin},
+    sessions::{EndWatch, Keeper, Origin},
 };
 
 /// The name of the one connection.
@@ -314,14 +314,7 @@ fn after_failure(
 
 /// Tells all sessions to store what they know, then waits for them.
 async fn stop_sessions(roster: &Roster) {
-    let sessions = roster.take_all();
-    for running in &sessions {
-        running.handle.stop();
-    }
-    let all = join_all(sessions.iter().map(|running| {
-        let mut end = running.handle.watch();
-        async move { end.end().await }
-    }));
+    let all = join_all(roster.stop_all().into_iter().map(async |mut end: EndWatch| end.end().await));
     if tokio::time::timeout(STOP_TIMEOUT, all).await.is_err() {
         tracing::warn!("some sessions did not store what they know in time; it is asked for again at the next start");
     }

@@ -1,15 +1,18 @@
 //! Who stands in line: the sums over phases, the queue of those that may be offered, and the offers themselves.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, time::Duration};
 
 use jiff::Timestamp;
 
 use super::{
-    Counts, OffersGate, Output, Pace, PhaseRecord, PhaseState, Strategy, Target, TargetReason,
+    Control, Counts, OffersGate, Output, Pace, PhaseRecord, PhaseState, Strategy, Target, TargetReason,
     session::{ReadyKey, Session},
     timing::{Dice, after, repeat_delay},
 };
 use crate::manifest::PhaseIx;
+
+/// How long a runtime that walks the phases by itself may be silent before it is asked what it has done.
+pub(super) const ASK_EVERY: Duration = Duration::from_mins(1);
 
 impl Session {
     fn ready_key(&self, ix: PhaseIx) -> ReadyKey {
@@ -126,19 +129,28 @@ impl Session {
         self.push(Output::Target(Target { phase: ix, token, reason, attempt, offer }));
     }
 
-    /// `.start`, at the pace of offers, until somebody is heard.
+    /// `.start`, at the pace of offers, until somebody is heard. A runtime that walks the phases by itself is offered
+    /// nothing that it would answer: where it may have spoken unheard, it is asked.
     fn announce_start(&mut self, now: Timestamp) {
-        if self.start_timer().is_some_and(|due| due <= now) {
-            self.starts += 1;
-            let pause = repeat_delay(self.starts, Dice::throw(self.seed(), [u64::from(self.starts), 0, 0, 0]));
-            self.start_due = Some(after(now, self.settings.timeouts.offer.saturating_add(pause)));
+        if self.start_timer().is_none_or(|due| due > now) {
+            return;
+        }
+        self.starts += 1;
+        if !self.heard {
             self.push(Output::Start);
         }
+        if self.strategy == Strategy::Runtime && (self.heard || self.starts > 1) {
+            self.push(Output::Control(Control::Report { attempt: None }));
+        }
+        let pause = repeat_delay(self.starts, Dice::throw(self.seed(), [u64::from(self.starts), 0, 0, 0]));
+        let pause = if self.heard { ASK_EVERY } else { self.settings.timeouts.offer.saturating_add(pause) };
+        self.start_due = Some(after(now, pause));
     }
 
-    /// When `.start` is to be published, if it may be at all.
+    /// When `.start` is to be published, or the runtime to be asked, if either may be at all.
     pub(super) fn start_timer(&self) -> Option<Timestamp> {
-        if self.heard || !self.may_offer() { None } else { self.start_due }
+        let is_due = (!self.heard || self.strategy == Strategy::Runtime) && self.may_offer();
+        self.start_due.filter(|_| is_due)
     }
 }
 

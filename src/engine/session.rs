@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use super::{
     AttemptToken, Availability, Counts, Input, MESSAGE_BYTES_MAX, OffersGate, Output, Pace, PhaseReason, PhaseRecord,
     PhaseState, Record, RequestRecord, Settings, Strategy, Transition, Verdict, graph,
+    offers::ASK_EVERY,
     timing::{Dice, after, effective_backoff},
 };
 use crate::manifest::{PhaseId, PhaseIx, Plan};
@@ -51,7 +52,7 @@ pub struct Session {
     pub(super) unstored: bool,
     /// After a resync: nothing is offered, granted or judged by a clock before then.
     pub(super) listening_until: Option<Timestamp>,
-    /// When `.start` is due, while nobody was heard in this revision.
+    /// When `.start` is due, while nobody was heard in this revision; then, where nothing is offered, a question.
     pub(super) start_due: Option<Timestamp>,
     pub(super) starts: u32,
     version: u64,
@@ -129,8 +130,8 @@ impl Session {
         session.timed_out = record.timed_out;
         session.runs_removed = record.runs_removed;
         session.requests = record.requests;
-        if !session.heard && session.verdict.is_none() {
-            session.start_due = Some(now);
+        if session.verdict.is_none() {
+            session.start_due = Some(if session.heard { after(now, ASK_EVERY) } else { now });
         }
         if session.verdict.is_none() {
             // What ran out while nobody listened is judged once runtimes had their say.

@@ -137,6 +137,11 @@ impl Handle {
         self.stop.cancel();
     }
 
+    /// Whether it was asked to end: it takes no orders any more, and still may store.
+    pub fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
     /// How it ended, once it has. A task that panicked counts as [`End::Stopped`].
     pub fn ended(&self) -> Option<End> {
         self.end.borrow().or_else(|| self.task.is_finished().then_some(End::Stopped))

@@ -30,7 +30,7 @@ pub(super) async fn run(
     let stored = stored.chain(stream::iter([Some(Heard::NoStream)]));
     // In turn and not by chance: neither can crowd out the other, and a simulation can be replayed.
     let mut heard = stream::select(plain, stored);
-    let mut pump = Pump { routes: &routes, keeping, twins: Twins::new(Instant::now()), has_stream: true };
+    let mut pump = Pump { routes: &routes, keeping, twins: Twins::new(Instant::now()), has_stream: true, kept: 0 };
     loop {
         let due = pump.twins.due();
         tokio::select! {
@@ -64,13 +64,18 @@ struct Pump<'a> {
     twins: Twins,
     /// There may be a stream at some time.
     has_stream: bool,
+    /// What the stream had when its reading began.
+    kept: u64,
 }
 
 impl Pump<'_> {
     fn told(&mut self, said: FromStream) {
         match said {
             FromStream::Message(stored) => self.read(stored),
-            FromStream::At(position) => self.routes.reach(position),
+            FromStream::At { position, kept } => {
+                self.kept = kept;
+                self.routes.reach(position);
+            }
             FromStream::Gap => self.routes.miss_all(),
         }
     }
@@ -95,6 +100,9 @@ impl Pump<'_> {
         let kind = self.routes.kind(&message);
         if matches!(kind, Kind::Report | Kind::Command) {
             let copy = self.twins.read(&message, at, Instant::now());
+            if copy == Copy::News && (sequence > self.kept || kind == Kind::Command) {
+                self.twins.expect(&message, Instant::now());
+            }
             let hearing = match copy {
                 Copy::News => Hearing::Late,
                 Copy::Held => Hearing::Live,

@@ -26,8 +26,11 @@ const RETRY_READING: Duration = Duration::from_millis(250);
 /// What the pump is told.
 #[derive(Debug)]
 pub(super) enum FromStream {
-    /// Reading goes on behind this place.
-    At(Position),
+    /// Reading goes on behind this place. What the stream has up to `kept` was said before.
+    At {
+        position: Position,
+        kept: u64,
+    },
     /// Something between the last place and the next was lost.
     Gap,
     Message(Stored),
@@ -131,7 +134,7 @@ impl Reader<'_> {
         if is_gap {
             self.tell(FromStream::Gap).await?;
         }
-        self.tell(FromStream::At(position)).await?;
+        self.tell(FromStream::At { position, kept: facts.last }).await?;
         Ok(reading)
     }
 

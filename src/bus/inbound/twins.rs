@@ -23,7 +23,7 @@ use crate::{bus::Message, protocol::headers};
 /// Copies that wait for their twin; some 40 bytes each. More than a stream may be behind in any burst.
 const HEARD_MAX: usize = 65_536;
 
-/// The plain copy of what the stream gave out first is under way; what has none, because we were away, comes never.
+/// The plain copy of what the stream gave out first is under way; what got lost comes never.
 const STORED_FOR: Duration = Duration::from_secs(10);
 
 /// Two copies of one message are heard and kept within this; a server that is slow to keep is slower than a plain message.
@@ -181,8 +181,13 @@ impl Twins {
             self.compare_clocks(heard, at, now);
             return Copy::Repeat;
         }
-        self.stored.put(print, now);
         Copy::News
+    }
+
+    /// The plain copy of what the stream gave out first may still come. It does not if it was said before the reading began:
+    /// then it was heard, or we were away, and the same words said again are another message.
+    pub(super) fn expect(&mut self, message: &Message, now: Instant) {
+        self.stored.put(Print::of(message), now);
     }
 
     fn compare_clocks(&mut self, heard: Instant, at: Timestamp, now: Instant) {
@@ -235,6 +240,7 @@ mod tests {
         assert!(twins.hear(&report("a"), now));
         assert_eq!(twins.read(&report("a"), server(0), now), Copy::Repeat);
         assert_eq!(twins.read(&report("b"), server(0), now), Copy::News);
+        twins.expect(&report("b"), now);
         assert!(!twins.hear(&report("b"), now));
         assert!(twins.heard.waiting.is_empty() && twins.stored.waiting.is_empty());
     }
@@ -253,11 +259,22 @@ mod tests {
         let now = Instant::now();
         let mut twins = Twins::new(now);
         assert_eq!(twins.read(&report("a"), server(0), now), Copy::News);
+        twins.expect(&report("a"), now);
         assert_eq!(twins.read(&report("pause"), server(0), now), Copy::News);
+        twins.expect(&report("pause"), now);
         let later = now + STORED_FOR + Duration::from_secs(1);
         assert!(twins.hear(&report("a"), later));
         assert!(twins.hold(report("pause"), later).is_none());
         assert!(twins.due().is_some(), "it is held, and not lost");
+    }
+
+    /// The answer to a question of today has the words of a report that was kept while we were away.
+    #[test]
+    fn what_no_plain_copy_is_expected_of_swallows_none() {
+        let now = Instant::now();
+        let mut twins = Twins::new(now);
+        assert_eq!(twins.read(&report("complete"), server(0), now), Copy::News);
+        assert!(twins.hear(&report("complete"), now));
     }
 
     #[test]
@@ -272,6 +289,7 @@ mod tests {
         assert_eq!(twins.release(Some(now + COMMAND_WAIT)), Some(report("resume")));
         assert_eq!(twins.read(&report("resume"), server(0), now), Copy::Repeat, "its place comes late");
         assert_eq!(twins.read(&report("cancel"), server(0), now), Copy::News);
+        twins.expect(&report("cancel"), now);
         assert!(twins.hold(report("cancel"), now).is_none() && twins.due().is_none());
     }
 

@@ -6,7 +6,7 @@ use tokio::{sync::mpsc, time::Instant};
 
 use super::{End, Task, UNSTORED_MAX, Version};
 use crate::{
-    engine::Input,
+    engine::{Control, Input},
     resource::Refusal,
     sessions::{
         pace::Urgency,
@@ -80,7 +80,7 @@ impl Task {
                 self.failures = 0;
                 self.unsaved_since = None;
                 self.pace.wrote(began);
-                self.challenged = self.challenged.filter(|change| version.1 < *change);
+                self.answer_challenge(version).await;
                 if self.store_at.is_some_and(|at| version.0 >= at) {
                     self.store_at = None;
                     self.feed(Input::Stored).await;
@@ -94,7 +94,7 @@ impl Task {
                 self.saved = Some(version);
                 self.unsaved_since = None;
                 self.pace.wrote(began);
-                self.challenged = self.challenged.filter(|change| version.1 < *change);
+                self.answer_challenge(version).await;
                 if !self.is_too_large {
                     self.is_too_large = true;
                     let refused = Refused { refusal: Refusal::TooLarge, message };
@@ -111,6 +111,15 @@ impl Task {
             }
         }
         None
+    }
+
+    /// The store took this version for ours: where another process believes that it has the session, it is told, so that
+    /// it looks before it grants anything more. What it granted before, and never stored, is known to nobody else.
+    async fn answer_challenge(&mut self, version: Version) {
+        if self.challenged.take_if(|change| version.1 >= *change).is_some() {
+            let message = self.speech.control(&Control::Report { attempt: None });
+            self.send(message).await;
+        }
     }
 
     /// Stores what is known, once more, and ends. Says nothing: what runs goes on, and whoever comes next asks for it.

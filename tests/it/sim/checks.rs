@@ -129,9 +129,11 @@ impl Checks {
         };
         let mut inner = self.inner();
         let mut found = inner.meaning(&target);
-        match inner.owner(session, &target) {
+        match inner.owner(session, door, &target) {
             Some(object) => {
-                found.extend(allowed(&object, &target));
+                if holds(door, &object) {
+                    found.extend(allowed(&object, &target));
+                }
                 found.extend(inner.order(door, session, &object, &target));
             }
             None => found.push(format!("{door} offers {} under a token of no stored run", target.phase)),
@@ -174,11 +176,14 @@ impl Inner {
         if meant == spec { Vec::new() } else { vec![format!("two meanings of one token of {}", target.phase)] }
     }
 
-    /// The resource that the target's token belongs to: the one that is there, or one that was.
-    fn owner(&self, session: &str, target: &TargetMessage) -> Option<Arc<Stored>> {
+    /// The resource that the target's token belongs to: the one that is there, or one that was. Whoever was deposed, and
+    /// does not know yet, may offer what it stored before.
+    fn owner(&self, session: &str, door: &Door, target: &TargetMessage) -> Option<Arc<Stored>> {
         let token = target.attempt.as_ref()?;
         let is_its = |object: &&Arc<Stored>| {
-            Row::of(object, target.phase.as_str()).is_some_and(|row| row.has_token(token.as_str()))
+            let oldest = |row: &Row| if holds(door, object) { row.run } else { 1 };
+            Row::of(object, target.phase.as_str())
+                .is_some_and(|row| (oldest(&row)..=row.run).any(|run| row.has_token_of(run, token.as_str())))
         };
         self.manifests.get(session).into_iter().chain(&self.deleted).find(is_its).cloned()
     }
@@ -212,6 +217,11 @@ fn asked_to_settle(object: &Value, phase: &str) -> bool {
         .into_iter()
         .flatten()
         .any(|request| request["phase"] == phase && (request["action"] == "Skip" || request["action"] == "Complete"))
+}
+
+/// Whether it is this operator that stored the session last. (Its processes are named like their doors.)
+fn holds(door: &Door, object: &Value) -> bool {
+    object.pointer("/status/holder/process").is_some_and(|process| process == door.name())
 }
 
 /// Nothing is offered in a session that is stored as cancelled, suspended or over, by an operator that stored that.
@@ -313,7 +323,11 @@ impl Row {
 
     /// Whether the token is of this run.
     fn has_token(&self, token: &str) -> bool {
-        (1..=ATTEMPTS_MAX).any(|attempt| AttemptToken::new(&self.uid, &self.phase, self.run, attempt).as_str() == token)
+        self.has_token_of(self.run, token)
+    }
+
+    fn has_token_of(&self, run: u32, token: &str) -> bool {
+        (1..=ATTEMPTS_MAX).any(|attempt| AttemptToken::new(&self.uid, &self.phase, run, attempt).as_str() == token)
     }
 }
 

@@ -83,6 +83,8 @@ struct Inner {
     wipes: bool,
     /// Of runtimes that may die: what whoever takes their place does.
     deaths: Option<Script>,
+    /// Phases may be tried again in this storm.
+    is_tough: bool,
 }
 
 /// Plays the scenario.
@@ -131,7 +133,21 @@ impl Stage {
             }
             Runtimes::Workers(_) | Runtimes::EarlyPeer(_) => None,
         };
-        Self(Arc::new(Inner { shared, api, nats, clock, prefix, operator, stop, runtimes, sky, wipes, deaths }))
+        let is_tough = climate.is_some() && scenario.bears == Bears::Deaths;
+        Self(Arc::new(Inner {
+            shared,
+            api,
+            nats,
+            clock,
+            prefix,
+            operator,
+            stop,
+            runtimes,
+            sky,
+            wipes,
+            deaths,
+            is_tough,
+        }))
     }
 
     async fn open(&self, scenario: &Scenario) {
@@ -179,8 +195,8 @@ impl Stage {
             let status = object.as_ref().map(|object| &object["status"]);
             return shared.trace.violation(format!("not where it should be ({expected:?}): {status:?}"));
         }
-        // Events follow at their own pace.
-        sleep(Duration::from_secs(30)).await;
+        // Events follow at their own pace, and streams that somebody deleted are made anew once a minute.
+        sleep(Duration::from_mins(2)).await;
         let before = shared.fates.effects();
         sleep(QUIET).await;
         let after = shared.fates.effects();
@@ -288,10 +304,10 @@ impl Stage {
         self.0.api.edit_manifest("boot", &self.toughened(spec));
     }
 
-    /// With attempts enough for the runtimes that die.
+    /// With attempts enough for runtimes that die, and for grants that get lost until nobody waits for them any more.
     fn toughened(&self, spec: &Value) -> Value {
         let mut spec = spec.clone();
-        if self.0.deaths.is_some()
+        if self.0.is_tough
             && let Some(phases) = spec.get_mut("phases").and_then(Value::as_array_mut)
         {
             for phase in phases {
@@ -336,7 +352,12 @@ impl Stage {
 
     /// Until the stored resource is so.
     pub async fn until_stored(&self, is: impl Fn(&Value) -> bool) {
-        self.until(|stage| stage.0.api.manifest("boot").is_some_and(|object| is(&object))).await;
+        self.until(|stage| stage.is_stored(&is)).await;
+    }
+
+    /// Whether the stored resource is so now.
+    pub fn is_stored(&self, is: impl Fn(&Value) -> bool) -> bool {
+        self.0.api.manifest("boot").is_some_and(|object| is(&object))
     }
 
     async fn until(&self, is: impl Fn(&Self) -> bool) {
