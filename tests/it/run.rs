@@ -196,6 +196,22 @@ fn a_phase_for_labels_that_nobody_carries_is_refused_unless_it_is_not_wanted() {
 }
 
 #[test]
+fn commands_that_could_only_fail_are_refused_all_at_once_before_anything_runs() {
+    let manifest = r#"[
+        {"kind": "Phase", "id": "text", "spec": {"x-exec": {"command": "echo hi"}}},
+        {"kind": "Phase", "id": "named", "spec": {"x-exec": {"name": "backup"}}},
+        {"kind": "Phase", "id": "good", "spec": {"x-exec": {"command": ["true"]}}}
+    ]"#;
+    let output = run_text(manifest, &[]);
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert!(stderr(&output).contains("phase 'text' cannot be executed: x-exec.command is not an array of strings"));
+    assert!(stderr(&output).contains("phase 'named' cannot be executed: x-exec has no command"));
+    assert!(!stderr(&output).contains("good"), "{}", stderr(&output));
+    let output = run_text(manifest, &["--target", "good"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
+#[test]
 fn mistakes_around_the_phases_are_told_with_those_in_them() {
     let manifest = "apiVersion: pmp.dev/v1alpha1\nkind: PhaseManifest\nmetadata: {name: x}\nspec:\n  paralelism: 3\n  \
                     failurePolicy: isolate\n  phases:\n    - {kind: Phase, id: a, spec: {waitFor: [b]}}\n";

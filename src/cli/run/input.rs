@@ -7,7 +7,7 @@ use crate::{
     manifest::{self, Format, OtherKinds, Phase, Plan, Problem, Reason, Resource},
     protocol::SessionId,
     resource::{ManifestSource, Orders, read_settings},
-    runtime::Labels,
+    runtime::{Exec, Labels},
 };
 use anyhow::Context as _;
 
@@ -73,8 +73,14 @@ pub fn understand(source: &Source) -> Result<Task, Vec<Problem>> {
     Ok(task)
 }
 
-/// What would wait for ever on a machine without a cluster, of these phases; judged apart, because a plan of it can be shown.
-pub fn unmeetable<'a>(task: &Task, wanted: impl Iterator<Item = &'a Phase>, labels: &Labels) -> Vec<Problem> {
+/// What of these phases would wait for ever on a machine without a cluster, or could only fail; judged apart, because a plan
+/// of it can be shown.
+pub fn unmeetable<'a>(
+    task: &Task,
+    wanted: impl Iterator<Item = &'a Phase>,
+    labels: &Labels,
+    work: &Exec,
+) -> Vec<Problem> {
     let problem = |pointer: String, message: String, hint: &str| Problem {
         reason: Reason::BadValue,
         pointer,
@@ -93,6 +99,11 @@ pub fn unmeetable<'a>(task: &Task, wanted: impl Iterator<Item = &'a Phase>, labe
         if !labels.match_selector(&phase.spec.selector) {
             let message = format!("phase '{}' selects labels that no runtime here carries", phase.id);
             let hint = "give them with --runtime-label, or name a --target that does not wait for it";
+            problems.push(problem(String::new(), message, hint));
+        }
+        if let Some(why) = phase.spec.extensions.get("x-exec").and_then(|exec| work.objection(exec)) {
+            let message = format!("phase '{}' cannot be executed: {why}", phase.id);
+            let hint = "write x-exec: {command: [program, argument, ..], env: {NAME: value}, workingDir: directory}";
             problems.push(problem(String::new(), message, hint));
         }
     }

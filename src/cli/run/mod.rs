@@ -117,13 +117,14 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return plan_only(&task, args.output);
     }
     let shape = Shape::of(&task.plan, task.settings.target_phase.as_ref());
-    let problems = input::unmeetable(&task, shape.wanted(&task.plan), &labels);
+    let work = Exec::on_laptop();
+    let problems = input::unmeetable(&task, shape.wanted(&task.plan), &labels, &work);
     if !problems.is_empty() {
         return refuse(&source, &problems, args.output);
     }
     let screen = if args.quiet { Screen::Silent } else { Screen::open() };
     let tokio = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
-    let end = tokio.block_on(async { carry_out(&task, labels, Exec::on_laptop(), &screen, signals()?).await })?;
+    let end = tokio.block_on(async { carry_out(&task, labels, work, &screen, signals()?).await })?;
     // A child that ignores everything must not keep us here.
     tokio.shutdown_timeout(DRAIN);
     conclude(&task.plan, end, args.output)

@@ -2,7 +2,7 @@
 //!
 //! Everything is read and judged first, then the session is taken over by a fenced write, and only then is anything said.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use kube::{Api, runtime::controller::Action};
 
@@ -25,6 +25,9 @@ use crate::{
 
 /// Writers that may come in between a judgement and its takeover, one after the other.
 const TAKEOVERS_MAX: u32 = 5;
+
+/// Between two looks whether somebody has put a revision back that was not there.
+const LOOK_FOR_REVISION: Duration = Duration::from_secs(10);
 
 impl Context {
     /// Takes the session over and starts its task: a first revision, or from what is stored.
@@ -56,7 +59,7 @@ impl Context {
             Err((refusal, message)) => {
                 standing::write(&self.client, &fresh, &Situation::Refused { refusal, message }, self.clock.now())
                     .await?;
-                return Ok(Action::await_change());
+                return Ok(Action::requeue(LOOK_FOR_REVISION));
             }
         };
         let strategy = edit.as_ref().map_or(session.strategy(), |edit| edit.strategy);

@@ -92,25 +92,39 @@ impl Exec {
         Self { commands, without: WithoutExec::Decline, environment: Environment::Minimal, grace: GRACE }
     }
 
+    /// What is wrong with a phase's `x-exec`, which every attempt would fail of; nothing where it is right, or for others to
+    /// take.
+    pub fn objection(&self, exec: &Value) -> Option<String> {
+        match self.understood(exec) {
+            Err(Refusal::Bad(why)) => Some(why),
+            _ => None,
+        }
+    }
+
     fn order(&self, job: &Job) -> Result<Order, Refusal> {
-        let Some(exec) = job.spec.get("x-exec").filter(|value| !value.is_null()) else {
+        let mut order = self.understood(job.spec.get("x-exec").unwrap_or(&Value::Null))?;
+        order.env.insert("PMP_SESSION_ID".to_owned(), job.session.to_string());
+        order.env.insert("PMP_PHASE_ID".to_owned(), job.phase.to_string());
+        order.env.insert("PMP_ATTEMPT".to_owned(), job.token.to_string());
+        Ok(order)
+    }
+
+    fn understood(&self, exec: &Value) -> Result<Order, Refusal> {
+        if exec.is_null() {
             return Err(Refusal::NoExec);
-        };
+        }
         let exec = exec.as_object().ok_or(Refusal::bad("x-exec is not an object"))?;
         let (program, args) = match &self.commands {
             Commands::Refused => return Err(Refusal::NotAllowed),
             Commands::InLine => in_line(exec)?,
             Commands::Directory { path, .. } => from_directory(exec, path)?,
         };
-        let mut env = texts_by_name(exec)?;
+        let env = texts_by_name(exec)?;
         if let Commands::Directory { variables, .. } = &self.commands
             && env.keys().any(|name| !variables.contains(name))
         {
             return Err(Refusal::NotAllowed);
         }
-        env.insert("PMP_SESSION_ID".to_owned(), job.session.to_string());
-        env.insert("PMP_PHASE_ID".to_owned(), job.phase.to_string());
-        env.insert("PMP_ATTEMPT".to_owned(), job.token.to_string());
         let working_dir = match exec.get("workingDir").or_else(|| exec.get("working_dir")) {
             None | Some(Value::Null) => None,
             Some(_) if matches!(self.commands, Commands::Directory { .. }) => {

@@ -2,9 +2,14 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::apps::v1::ControllerRevision;
+use kube::{
+    Api, Client, ResourceExt,
+    api::{DeleteParams, ListParams, PostParams},
+};
 use serde_json::{Value, json};
 
-use super::bed::{Bed, SOON, phase_state};
+use super::bed::{Bed, SOON, condition, phase_state};
 use crate::support::Signal;
 
 /// `layers` rows of `width` short phases, each waiting for one of the row before.
@@ -56,6 +61,32 @@ async fn an_operator_told_to_end_stores_what_it_knows_and_the_next_one_goes_on()
     let _operator = bed.operator();
     bed.until_state("boot", "Succeeded").await;
     bed.assert_each_ran_once(&phases);
+}
+
+#[tokio::test]
+async fn a_session_whose_revision_was_removed_says_so_and_goes_on_when_it_is_back() {
+    let (bed, cluster) = Bed::new("lost-revision").await;
+    let _runtime = bed.runtime("one").await;
+    let mut operator = bed.operator();
+    bed.create("boot", json!({"phases": [bed.gated("a", &[])], "timeouts": {"offer": "1s"}})).await;
+    bed.until_phase("boot", "a", "Running").await;
+    operator.signal(Signal::KILL);
+    operator.wait(SOON).await;
+    let revisions: Api<ControllerRevision> = Api::namespaced(Client::clone(&cluster.client), &bed.namespace);
+    let mut removed = revisions.list(&ListParams::default()).await.unwrap().items.remove(0);
+    revisions.delete(&removed.name_any(), &DeleteParams::default()).await.unwrap();
+    let edited = json!([bed.gated("a", &[]), bed.work("b", &["a"], "0")]);
+    bed.edit("boot", json!({"phases": edited})).await;
+    let _operator = bed.operator();
+    let is_lost = |status: &Value| condition(status, "Accepted") == "False/StatusUnreadable";
+    let status = bed.until("boot", "the revision is missed", is_lost).await;
+    assert!(status["message"].as_str().unwrap().contains("restore its ControllerRevision"), "{status:#}");
+    (removed.metadata.resource_version, removed.metadata.uid) = (None, None);
+    revisions.create(&PostParams::default(), &removed).await.unwrap();
+    bed.open("a");
+    let status = bed.until_state("boot", "Succeeded").await;
+    assert_eq!(status["revision"], 2);
+    bed.assert_each_ran_once(&edited);
 }
 
 #[tokio::test]
