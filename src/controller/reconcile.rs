@@ -112,6 +112,10 @@ pub async fn reconcile(object: Arc<PhaseManifest>, context: &Context) -> Result<
         context.forget(&object);
         return Ok(Action::await_change());
     }
+    if context.roster.with(uid(&object), |running| running.handle.is_stopping()) == Some(true) {
+        // It takes no orders any more, and beside its last write another one of ours would take itself for the only one.
+        return Ok(Action::requeue(CACHE_LAG));
+    }
     if let Some(action) = context.settled(&object).await? {
         return Ok(action);
     }
@@ -119,14 +123,10 @@ pub async fn reconcile(object: Arc<PhaseManifest>, context: &Context) -> Result<
         Ok(accepted) => accepted,
         Err((refusal, message)) => return context.refuse(&object, refusal, message).await,
     };
-    let running = context.roster.with(uid(&object), |running| (running.handle.is_stopping(), running.generation));
+    let running = context.roster.with(uid(&object), |running| running.generation);
     match running {
-        // Beside its last write another one of ours would take itself for the only one.
-        Some((true, _)) => Ok(Action::requeue(CACHE_LAG)),
         // An older copy than the one acted on last: the cache lags behind our own writes.
-        Some((_, generation)) if generation > object.metadata.generation.unwrap_or_default() => {
-            Ok(Action::await_change())
-        }
+        Some(generation) if generation > object.metadata.generation.unwrap_or_default() => Ok(Action::await_change()),
         Some(_) => context.order(&object, accepted).await,
         // What is held back is not begun, but the last revision goes on beside it, and does what is asked of it.
         None if accepted.is_held_back() && !goes_on(&object, &accepted) => context.stand(&object, &accepted).await,

@@ -20,7 +20,7 @@ use kube::{
 };
 use tokio::{
     sync::{Notify, mpsc},
-    time::interval,
+    time::{Instant, interval},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -105,6 +105,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
     let mut queue = tokio::spawn(queue.run(commands_out));
     let mut responder = tokio::spawn(responder.run(requests_out, inbound.register_rest()));
     let mut loops = join_all(loops);
+    let mut until = None;
     let ended = tokio::select! {
         biased;
         _ = &mut loops => Ok(()),
@@ -113,15 +114,17 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
         _ = &mut queue => Err(Error::Deaf { part: "the queue of commands" }),
         // At once: a reconcile that waits for the API server may take longer than we are given.
         () = stop.cancelled() => {
-            tokio::join!(loops, stop_sessions(&roster));
+            until = Some(Instant::now() + STOP_TIMEOUT);
+            drop(roster.stop_all());
+            loops.await;
             Ok(())
         }
     };
     if let Some(sweeper) = sweeper {
         sweeper.abort();
     }
-    // What a last reconcile began meanwhile.
-    stop_sessions(&roster).await;
+    // With what a last reconcile began meanwhile.
+    stop_sessions(&roster, until.unwrap_or_else(|| Instant::now() + STOP_TIMEOUT)).await;
     // Last: what sessions passed on may still become spec.
     responder.abort();
     queue.abort();
@@ -313,9 +316,9 @@ fn after_failure(
 }
 
 /// Tells all sessions to store what they know, then waits for them.
-async fn stop_sessions(roster: &Roster) {
+async fn stop_sessions(roster: &Roster, until: Instant) {
     let all = join_all(roster.stop_all().into_iter().map(async |mut end: EndWatch| end.end().await));
-    if tokio::time::timeout(STOP_TIMEOUT, all).await.is_err() {
+    if tokio::time::timeout_at(until, all).await.is_err() {
         tracing::warn!("some sessions did not store what they know in time; it is asked for again at the next start");
     }
 }

@@ -1,18 +1,15 @@
 //! Who stands in line: the sums over phases, the queue of those that may be offered, and the offers themselves.
 
-use std::{cmp::Reverse, time::Duration};
+use std::cmp::Reverse;
 
 use jiff::Timestamp;
 
 use super::{
     Control, Counts, OffersGate, Output, Pace, PhaseRecord, PhaseState, Strategy, Target, TargetReason,
     session::{ReadyKey, Session},
-    timing::{Dice, after, repeat_delay},
+    timing::{Dice, after, ask_delay, repeat_delay},
 };
 use crate::manifest::PhaseIx;
-
-/// How long a runtime that walks the phases by itself may be silent before it is asked what it has done.
-pub(super) const ASK_EVERY: Duration = Duration::from_mins(1);
 
 impl Session {
     fn ready_key(&self, ix: PhaseIx) -> ReadyKey {
@@ -136,15 +133,27 @@ impl Session {
             return;
         }
         self.starts += 1;
+        let dice = Dice::throw(self.seed(), [u64::from(self.starts), 0, 0, 0]);
+        let pause = if self.heard {
+            ask_delay(self.starts, dice)
+        } else {
+            self.settings.timeouts.offer.saturating_add(repeat_delay(self.starts, dice))
+        };
+        self.start_due = Some(after(now, pause));
         if !self.heard {
             self.push(Output::Start);
         }
         if self.strategy == Strategy::Runtime && (self.heard || self.starts > 1) {
             self.push(Output::Control(Control::Report { attempt: None }));
         }
-        let pause = repeat_delay(self.starts, Dice::throw(self.seed(), [u64::from(self.starts), 0, 0, 0]));
-        let pause = if self.heard { ASK_EVERY } else { self.settings.timeouts.offer.saturating_add(pause) };
-        self.start_due = Some(after(now, pause));
+    }
+
+    /// A phase has changed its state: whoever walks the phases is heard.
+    pub(super) fn note_progress(&mut self, now: Timestamp) {
+        if self.strategy == Strategy::Runtime && self.heard {
+            self.starts = 0;
+            self.start_due = Some(after(now, ask_delay(0, Dice::throw(self.seed(), [0; 4]))));
+        }
     }
 
     /// When `.start` is to be published, or the runtime to be asked, if either may be at all.

@@ -5,7 +5,6 @@ use jiff::Timestamp;
 use super::{
     Ack, Answer, AskId, AttemptToken, Control, Grant, Note, NoteKind, Output, PhaseReason, PhaseState, Report,
     ReportStatus, RetryAdvice, Strategy,
-    offers::ASK_EVERY,
     session::Session,
     timing::{after, backoff_delay},
 };
@@ -35,7 +34,7 @@ impl Session {
             self.refuse(ack.ask);
             return self.note(NoteKind::UnknownPhase, &ack.phase);
         };
-        self.hear(now);
+        self.hear();
         let about = self.about(ix, ack.token.as_ref());
         if about == About::Stale {
             self.refuse(ack.ask);
@@ -56,9 +55,7 @@ impl Session {
         let row = self.row(ix);
         let state = row.record.state;
         if row.is_open() && !state.is_bound() {
-            // What we did not offer a process before us did; where nothing is stored yet, not even that we are the only one.
-            let is_ours = state == PhaseState::Offered || (self.has_slot() && !self.unstored);
-            let may_grant = self.listening_until.is_none() && is_ours;
+            let may_grant = self.listening_until.is_none() && (state == PhaseState::Offered || self.has_slot());
             if ack.ask.is_some() && !may_grant {
                 self.refuse(ack.ask);
                 return self.note(NoteKind::NoEffect, &ack.phase);
@@ -120,7 +117,7 @@ impl Session {
         let Some(ix) = self.plan.index_of(report.phase.as_str()) else {
             return self.note(NoteKind::UnknownPhase, &report.phase);
         };
-        self.hear(now);
+        self.hear();
         let about = self.about(ix, report.token.as_ref());
         if report.status == ReportStatus::Running && self.is_over(ix, about, report.token.as_ref()) {
             self.call_off(report);
@@ -249,8 +246,7 @@ impl Session {
     }
 
     /// A runtime is out there.
-    fn hear(&mut self, now: Timestamp) {
-        self.start_due = Some(after(now, ASK_EVERY));
+    fn hear(&mut self) {
         if !self.heard {
             self.heard = true;
             self.touch();

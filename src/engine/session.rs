@@ -15,7 +15,6 @@ use jiff::Timestamp;
 use super::{
     AttemptToken, Availability, Counts, Input, MESSAGE_BYTES_MAX, OffersGate, Output, Pace, PhaseReason, PhaseRecord,
     PhaseState, Record, RequestRecord, Settings, Strategy, Transition, Verdict, graph,
-    offers::ASK_EVERY,
     timing::{Dice, after, effective_backoff},
 };
 use crate::manifest::{PhaseId, PhaseIx, Plan};
@@ -54,6 +53,7 @@ pub struct Session {
     pub(super) listening_until: Option<Timestamp>,
     /// When `.start` is due, while nobody was heard in this revision; then, where nothing is offered, a question.
     pub(super) start_due: Option<Timestamp>,
+    /// How often that was said since the last time that it had an effect.
     pub(super) starts: u32,
     version: u64,
 }
@@ -130,9 +130,8 @@ impl Session {
         session.timed_out = record.timed_out;
         session.runs_removed = record.runs_removed;
         session.requests = record.requests;
-        if session.verdict.is_none() {
-            session.start_due = Some(if session.heard { after(now, ASK_EVERY) } else { now });
-        }
+        session.start_due = Some(now);
+        session.note_progress(now);
         if session.verdict.is_none() {
             // What ran out while nobody listened is judged once runtimes had their say.
             session.listening_until = Some(after(now, session.silence()));
@@ -376,6 +375,7 @@ impl Session {
         };
         self.count(ix);
         self.set_timer(ix);
+        self.note_progress(now);
         self.touch();
         self.push(Output::Transition(transition));
     }

@@ -12,6 +12,10 @@ const REPEAT_INITIAL: Duration = Duration::from_secs(1);
 /// Longest wait before an unanswered offer is repeated: what a runtime that joins late may have to sit out.
 const REPEAT_MAX: Duration = Duration::from_secs(15);
 
+/// First and longest wait before a runtime that is offered nothing is asked: it may have been cut off, or work for long.
+const ASK_INITIAL: Duration = Duration::from_mins(1);
+const ASK_MAX: Duration = Duration::from_mins(15);
+
 /// `at + by`, or the end of time.
 pub(super) fn after(at: Timestamp, by: Duration) -> Timestamp {
     SignedDuration::try_from(by).ok().and_then(|by| at.checked_add(by).ok()).unwrap_or(Timestamp::MAX)
@@ -52,7 +56,16 @@ fn whole_millis(delay: Duration) -> Duration {
 /// Wait before an offer that went unanswered `n` times (from 1) is repeated: doubling, capped, half of it jitter so that
 /// many sessions do not ask in step and yet nobody is asked at once again.
 pub(super) fn repeat_delay(n: u32, dice: Dice) -> Duration {
-    let full = REPEAT_INITIAL.saturating_mul(1 << n.saturating_sub(1).min(8)).min(REPEAT_MAX);
+    doubled(REPEAT_INITIAL, n.saturating_sub(1), REPEAT_MAX, dice)
+}
+
+/// Wait before a runtime that walks the phases by itself is asked what it has done, after `n` questions that led to nothing.
+pub(super) fn ask_delay(n: u32, dice: Dice) -> Duration {
+    doubled(ASK_INITIAL, n, ASK_MAX, dice)
+}
+
+fn doubled(initial: Duration, times: u32, max: Duration, dice: Dice) -> Duration {
+    let full = initial.saturating_mul(1 << times.min(8)).min(max);
     whole_millis(full.mul_f64(f64::midpoint(1.0, dice.fraction())))
 }
 

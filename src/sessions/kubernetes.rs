@@ -115,7 +115,10 @@ impl KubernetesStore {
 
     /// Somebody wrote: is it still ours?
     async fn look_again(&mut self) -> Result<(), StoreError> {
-        let fresh = timely(self.api.get(&self.name)).await?;
+        let fresh = match timely(self.api.get(&self.name)).await {
+            Err(Failure::Other(error)) => return Err(StoreError::InDoubt(error)),
+            fresh => fresh?,
+        };
         if fresh.meta().uid != self.uid {
             return Err(StoreError::Gone);
         }

@@ -82,6 +82,13 @@ impl Speech {
         }
     }
 
+    /// Whose the session is, for other processes that believe the same. A question that is meant for no runtime.
+    pub(super) fn claim(&self) -> Message {
+        let body =
+            ControlMessage { command: Command::Report, phase: None, attempt: None, runtime: Some(self.holder.clone()) };
+        self.message(Channel::Control, body.to_bytes()).with_header(headers::HOLDER, &self.holder)
+    }
+
     /// What is left to run, in an order in which a peer may walk it; waits on what is not in it are left out, because
     /// they are satisfied.
     pub(super) fn start(&self, session: &Session) -> Message {

@@ -94,6 +94,10 @@ pub enum StoreError {
     /// It does not fit; nothing that starts now could be stored.
     #[error("{0}")]
     TooLarge(String),
+    /// Somebody wrote, and whether the session is still ours could not be read. To be tried again; until then it may be
+    /// another's.
+    #[error("it cannot be seen who has the session")]
+    InDoubt(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// To be tried again.
     #[error("the store does not answer")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -198,6 +198,7 @@ pub fn spawn(bus: Bus, inbound: &InboundHandle, start: Start, store: impl Store,
         past_at: None,
         past_pause: hearing::PAST_RETRY,
         must_ask,
+        began: Instant::now(),
         contest: Contest::default(),
         challenged: None,
         frame: Frame { generation: start.generation, refused: None, is_staged: false, changes: 0 },
@@ -271,8 +272,9 @@ struct Task {
     past_pause: Duration,
     /// Runtimes may hold attempts that we do not know of.
     must_ask: bool,
+    began: Instant,
     contest: Contest,
-    /// Another process believes that it holds the session: from this change of the frame on, a write says who does.
+    /// Another process believes that it holds the session, or may: from this change of the frame on, a write says who does.
     challenged: Option<u64>,
     frame: Frame,
     pictures: mpsc::Sender<Box<Picture>>,

@@ -6,7 +6,8 @@ use futures::StreamExt as _;
 use pmp::{
     bus::{self, Bus, Inbound, InboundMessage, Message},
     engine::{
-        Edit, Input, Keep, OffersGate, Output, Pace, PhaseState, Record, Session, Settings, Shutdown, Strategy, Verdict,
+        AttemptToken, Edit, Input, Keep, OffersGate, Output, Pace, PhaseState, Record, Session, Settings, Shutdown,
+        Strategy, Verdict,
     },
     manifest::{OtherKinds, PhaseId, Plan, from_values},
     protocol::{Prefix, SessionId, headers},
@@ -76,6 +77,7 @@ async fn ask(bus: &Bus, token: &str, wait: Duration) -> Result<Value, bus::Error
 #[tokio::test]
 async fn who_hears_another_holder_answers_nothing_until_the_store_has_said_who_it_is() {
     let bus = Bus::memory();
+    let mut controls = bus.subscribe("plan.session.*.control", None).await.unwrap();
     let mut targets = bus.subscribe("plan.session.*.target", None).await.unwrap();
     let inbound = Inbound::run(bus.clone(), Prefix::default(), "here").await.unwrap();
     let clock = Clock::System;
@@ -113,6 +115,64 @@ async fn who_hears_another_holder_answers_nothing_until_the_store_has_said_who_i
         }
     };
     assert_eq!(answer, json!({"x-granted": true}));
+
+    // Whose it is, for the other one, and asks no runtime.
+    let mut claimed = async || loop {
+        let said = controls.next().await.unwrap();
+        let holder = said.headers.get(headers::HOLDER).map(str::to_owned);
+        if holder.as_deref() != Some("another") {
+            break (holder, serde_json::from_slice::<Value>(&said.body).unwrap());
+        }
+    };
+    let (holder, said) = tokio::time::timeout(SOON, claimed()).await.unwrap();
+    assert_eq!((said["command"].as_str(), said["x-runtime"].as_str()), (Some("x-report"), holder.as_deref()));
+}
+
+/// A rival that took it meanwhile may have offered what is accepted here.
+#[tokio::test]
+async fn a_session_of_which_nothing_is_stored_yet_answers_nobody() {
+    let bus = Bus::memory();
+    let mut targets = bus.subscribe("plan.session.*.target", None).await.unwrap();
+    let (given_to, mut given) = watch::channel(None);
+    let (dam, is_open) = watch::channel(false);
+    let store = Dam { given: given_to, is_open };
+    let (_inbound, _handle) = started(&bus, fresh(plan("a"), Settings::default()), store).await;
+    tokio::time::timeout(SOON, given.changed()).await.unwrap().unwrap();
+    let token = AttemptToken::new("uid", &PhaseId::new("a").unwrap(), 1, 1);
+    let answer = ask(&bus, token.as_str(), Duration::from_millis(300)).await;
+    assert!(answer.is_err(), "neither yes nor no is ours to say: {answer:?}");
+    dam.send_replace(true);
+    tokio::time::timeout(SOON, targets.next()).await.unwrap().unwrap();
+    assert_eq!(ask(&bus, token.as_str(), SOON).await.unwrap(), json!({"x-granted": true}));
+}
+
+#[tokio::test]
+async fn whoever_cannot_see_whose_the_session_is_answers_nobody_until_it_can() {
+    let bus = Bus::memory();
+    let mut targets = bus.subscribe("plan.session.*.target", None).await.unwrap();
+    let (doubt, in_doubt) = watch::channel(false);
+    let (given_to, mut given) = watch::channel(());
+    let store = Judge(move |_| {
+        given_to.send_replace(());
+        if *in_doubt.borrow() { Err(StoreError::InDoubt("as a test wants it".into())) } else { Ok(()) }
+    });
+    let (_inbound, _handle) = started(&bus, fresh(plan("a"), Settings::default()), store).await;
+    tokio::time::timeout(SOON, targets.next()).await.unwrap().unwrap();
+    doubt.send_replace(true);
+    given.mark_unchanged();
+    let token = AttemptToken::new("uid", &PhaseId::new("a").unwrap(), 1, 1);
+    assert_eq!(ask(&bus, token.as_str(), SOON).await.unwrap(), json!({"x-granted": true}));
+    // The write of that is refused; what its holder asks meanwhile may be another's to answer.
+    for _ in 0..2 {
+        tokio::time::timeout(SOON, given.changed()).await.unwrap().unwrap();
+    }
+    let answer = ask(&bus, token.as_str(), Duration::from_millis(300)).await;
+    assert!(answer.is_err(), "{answer:?}");
+    doubt.send_replace(false);
+    let began = std::time::Instant::now();
+    while ask(&bus, token.as_str(), Duration::from_millis(300)).await.is_err() {
+        assert!(began.elapsed() < SOON, "no answer");
+    }
 }
 
 #[tokio::test]
@@ -253,4 +313,33 @@ fn however_soon_offers_are_repeated_runtimes_have_two_seconds_to_say_what_they_h
     let after = |millis| now + jiff::SignedDuration::from_millis(millis);
     assert!(said(&mut session, Input::Tick, after(1900)).is_empty());
     assert_eq!(said(&mut session, Input::Tick, after(2000)), ["Target"]);
+}
+
+/// It is offered nothing that it would answer, so what it said while its link was down would never be known.
+#[test]
+fn a_runtime_that_walks_the_phases_is_asked_when_none_has_moved_for_long() {
+    let now = Clock::System.now();
+    let both = ["a", "b"].map(|id| json!({"kind": "Phase", "id": id, "spec": {}}));
+    let both = Arc::new(from_values(&both, OtherKinds::Refuse).unwrap().0);
+    let mut session = Session::start("uid", both, 1, Strategy::Runtime, Settings::default(), now);
+    while session.poll_output().is_some() {}
+    said(&mut session, Input::Stored, now);
+    assert!(said(&mut session, Input::Offers(OffersGate::Open), now).is_empty());
+    let complete = |id: &str| {
+        let state = json!({"phaseId": id, "status": "complete"}).to_string();
+        Input::Report(pmp::protocol::StateMessage::parse(state.as_bytes()).unwrap().into_input())
+    };
+    assert!(said(&mut session, complete("a"), now).is_empty());
+    let mut gaps = Vec::new();
+    let mut last = now;
+    for _ in 0..8 {
+        let due = session.poll_timeout().expect("it is asked for as long as a phase is open");
+        assert_eq!(said(&mut session, Input::Tick, due), ["Report"]);
+        gaps.push(due.duration_since(last).as_secs());
+        last = due;
+    }
+    assert!((30..=60).contains(&gaps[0]) && (450..=900).contains(&gaps[7]), "{gaps:?}");
+    said(&mut session, complete("b"), last);
+    assert_eq!(session.verdict(), Some(Verdict::Succeeded));
+    assert_eq!(session.poll_timeout(), None);
 }

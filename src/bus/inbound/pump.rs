@@ -100,6 +100,7 @@ impl Pump<'_> {
         let kind = self.routes.kind(&message);
         if matches!(kind, Kind::Report | Kind::Command) {
             let copy = self.twins.read(&message, at, Instant::now());
+            // A command is not worth that doubt: heard twice it would be obeyed twice.
             if copy == Copy::News && (sequence > self.kept || kind == Kind::Command) {
                 self.twins.expect(&message, Instant::now());
             }

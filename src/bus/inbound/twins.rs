@@ -184,7 +184,7 @@ impl Twins {
         Copy::News
     }
 
-    /// The plain copy of what the stream gave out first may still come. It does not if it was said before the reading began:
+    /// The plain copy of what the stream gave out first may still come. Hardly so if it was said before the reading began:
     /// then it was heard, or we were away, and the same words said again are another message.
     pub(super) fn expect(&mut self, message: &Message, now: Instant) {
         self.stored.put(Print::of(message), now);

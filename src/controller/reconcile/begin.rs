@@ -44,7 +44,7 @@ impl Context {
             Err(error) => return Err(error.into()),
         };
         // Boxed, here and below: whole resources live in these futures, and in all that wait for them.
-        let Taken { store, object: fresh, judged } = match Box::pin(self.taken(api, fresh, &claim)).await? {
+        let Taken { store, object: fresh, judged, past } = match Box::pin(self.taken(api, fresh, &claim)).await? {
             Ok(taken) => *taken,
             Err(action) => return Ok(action),
         };
@@ -59,7 +59,7 @@ impl Context {
             Err((refusal, message)) => {
                 standing::write(&self.client, &fresh, &Situation::Refused { refusal, message }, self.clock.now())
                     .await?;
-                return Ok(Action::requeue(LOOK_FOR_REVISION));
+                return Ok(Action::await_change());
             }
         };
         let strategy = edit.as_ref().map_or(session.strategy(), |edit| edit.strategy);
@@ -72,7 +72,7 @@ impl Context {
             origin: self.origin.clone(),
             generation,
             orders: vec![order],
-            past: if status_revision(&fresh).is_some() { Past::Stored } else { Past::None },
+            past,
             position: position(&fresh),
             clock: self.clock,
         };
@@ -107,15 +107,19 @@ impl Context {
                     standing::write(&self.client, &object, &situation, self.clock.now()).await?;
                     return Ok(Err(Action::await_change()));
                 }
-                Ok(accepted) => {
-                    self.prove_revisions(&object, &accepted).await?;
-                    Ok(accepted)
-                }
-                refused => refused,
+                judged => judged,
             };
+            if !self.can_begin(&object, judged.as_ref().ok()).await? {
+                let (refusal, message) = judged.err().unwrap_or_else(|| lost(&object));
+                let situation = Situation::Refused { refusal, message };
+                standing::write(&self.client, &object, &situation, self.clock.now()).await?;
+                return Ok(Err(Action::requeue(LOOK_FOR_REVISION)));
+            }
+            let has_begun = status_revision(&object).is_some() || self.is_anothers(&object);
+            let past = if has_begun { Past::Stored } else { Past::None };
             let keeper = self.keeper.clone();
             match KubernetesStore::take_over(api.clone(), keeper, claim.session_id.clone(), &object).await {
-                Ok(Ok((store, object))) => return Ok(Ok(Box::new(Taken { store, object, judged }))),
+                Ok(Ok((store, object))) => return Ok(Ok(Box::new(Taken { store, object, judged, past }))),
                 Ok(Err(fresh)) => object = fresh,
                 Err(StoreError::Gone) => return Ok(Err(Action::await_change())),
                 Err(error) => return Err(error.into()),
@@ -124,15 +128,27 @@ impl Context {
         Err(StoreError::Unavailable("the resource is written to all the time".into()).into())
     }
 
-    /// Before a session is taken from another process for a plan that is to be kept as a revision: whether we may read any.
-    async fn prove_revisions(&self, object: &PhaseManifest, accepted: &Accepted) -> Result<(), Error> {
-        let status = object.status.clone().unwrap_or_default();
-        let is_anothers = status.holder.is_some_and(|holder| !holder.is(&self.keeper.0));
-        let is_kept = status.digest.as_deref() == Some(&accepted.plan.digest().to_string());
-        if is_anothers && !is_kept {
-            revision::find(&self.client, object, status_revision(object).unwrap_or(0) + 1).await?;
+    /// Whether the revision that the session goes on from is there, and ours to read: looked at before it is taken from
+    /// anybody.
+    async fn can_begin(&self, object: &PhaseManifest, accepted: Option<&Accepted>) -> Result<bool, Error> {
+        let digest = object.status.as_ref().and_then(|status| status.digest.as_deref());
+        let is_as_stored =
+            |accepted: &Accepted| !accepted.is_held_back() && digest == Some(&accepted.plan.digest().to_string());
+        match status_revision(object) {
+            Some(_) if accepted.is_some_and(is_as_stored) => Ok(true),
+            Some(stored) => Ok(revision::load(&self.client, object, stored).await?.is_some()),
+            None => {
+                if self.is_anothers(object) {
+                    revision::find(&self.client, object, 1).await?;
+                }
+                Ok(true)
+            }
         }
-        Ok(())
+    }
+
+    fn is_anothers(&self, object: &PhaseManifest) -> bool {
+        let holder = object.status.as_ref().and_then(|status| status.holder.as_ref());
+        holder.is_some_and(|holder| !holder.is(&self.keeper.0))
     }
 
     /// The session of the last revision, for a spec that is not acted on: it goes on under the settings of today where they
@@ -216,6 +232,7 @@ struct Taken {
     store: KubernetesStore,
     object: PhaseManifest,
     judged: Result<Accepted, (Refusal, String)>,
+    past: Past,
 }
 
 /// A session about to run, and what it is to hear first.

@@ -18,6 +18,9 @@ use crate::{
 pub(super) const PAST_RETRY: Duration = Duration::from_secs(1);
 const PAST_RETRY_MAX: Duration = Duration::from_mins(1);
 
+/// A session that nobody spoke of before does not ask who holds what, if it can be heard so soon.
+const HEARD_WITHIN: Duration = Duration::from_secs(2);
+
 /// A try beside what else is to be done: shorter than [`super::LATE_MAX`], or it would look as if the process had stood still.
 const PAST_TRY_MAX: Duration = Duration::from_secs(2);
 
@@ -81,8 +84,10 @@ impl Task {
             return;
         }
         self.epoch = epoch;
-        // From the second time on, something may have been missed in between.
-        if epoch.is_some() && std::mem::replace(&mut self.must_ask, true) {
+        // From the second time on, something may have been missed in between; and who was not heard for so long at first may
+        // have been taken for dead.
+        let is_late = self.began.elapsed() >= HEARD_WITHIN;
+        if epoch.is_some() && (std::mem::replace(&mut self.must_ask, true) || is_late) {
             self.feed(Input::Resync).await;
         }
         self.set_gate().await;
@@ -127,7 +132,7 @@ impl Task {
         }
         match message.body {
             // Whoever holds the session answers, and if it is us, we are asked again.
-            InboundBody::Ack(_) if message.reply.is_some() && self.challenged.is_some() => {}
+            InboundBody::Ack(_) if message.reply.is_some() && self.may_be_deposed() => {}
             InboundBody::Ack(ack) => {
                 let ask = message.reply.map(|reply| {
                     self.asked += 1;
@@ -161,6 +166,12 @@ impl Task {
         }
         self.contest.heard();
         self.set_gate().await;
+    }
+
+    /// Another process of our cluster says that it has the session; or it may have offered what is accepted, since we did not
+    /// before our first write.
+    fn may_be_deposed(&self) -> bool {
+        self.challenged.is_some() || (self.saved.is_none() && self.store_at.is_some())
     }
 
     /// A process of our own cluster speaks as the holder. The store knows which of us is it; until that is known we

@@ -6,7 +6,7 @@ use tokio::{sync::mpsc, time::Instant};
 
 use super::{End, Task, UNSTORED_MAX, Version};
 use crate::{
-    engine::{Control, Input},
+    engine::Input,
     resource::Refusal,
     sessions::{
         pace::Urgency,
@@ -102,11 +102,14 @@ impl Task {
                     self.set_gate().await;
                 }
             }
-            Err(StoreError::Unavailable(error)) => {
+            Err(error @ (StoreError::Unavailable(_) | StoreError::InDoubt(_))) => {
+                if matches!(error, StoreError::InDoubt(_)) {
+                    self.challenged.get_or_insert(self.frame.changes);
+                }
                 self.failures += 1;
                 self.unsaved_since.get_or_insert(began);
                 self.pace.failed(self.failures);
-                tracing::warn!(session = %self.speech.session, error = &*error, "the status was not stored");
+                tracing::warn!(session = %self.speech.session, error = &error as &dyn std::error::Error, "the status was not stored");
                 self.set_gate().await;
             }
         }
@@ -117,8 +120,7 @@ impl Task {
     /// it looks before it grants anything more. What it granted before, and never stored, is known to nobody else.
     async fn answer_challenge(&mut self, version: Version) {
         if self.challenged.take_if(|change| version.1 >= *change).is_some() {
-            let message = self.speech.control(&Control::Report { attempt: None });
-            self.send(message).await;
+            self.send(self.speech.claim()).await;
         }
     }
 

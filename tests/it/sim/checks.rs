@@ -46,6 +46,8 @@ pub struct Checks(Mutex<Inner>);
 struct Inner {
     /// By session id, as stored now.
     manifests: BTreeMap<String, Arc<Stored>>,
+    /// By session id and operator, as the last one was that named this operator as its holder: what it is to know.
+    held: BTreeMap<(String, String), Arc<Stored>>,
     /// Deleted ones as they were last: an operator that has not seen it goes on with them.
     deleted: Vec<Arc<Stored>>,
     heard: BTreeMap<Hearing, Vec<Said>>,
@@ -54,6 +56,8 @@ struct Inner {
     executed: Vec<Executed>,
     /// Attempts that failed by their runtime's own word, and those that an operator called off.
     ended: BTreeSet<String>,
+    /// By whom: it may take them for failed before that is stored.
+    called_off: BTreeSet<(String, String)>,
     /// Runtimes that died.
     dead: BTreeSet<String>,
 }
@@ -118,7 +122,11 @@ impl Checks {
             && let Ok(control) = ControlMessage::parse(&message.body)
             && control.command == Command::CancelAttempt
         {
-            self.inner().ended.extend(control.attempt.map(|token| token.to_string()));
+            let mut inner = self.inner();
+            if let Some(token) = control.attempt.map(|token| token.to_string()) {
+                inner.called_off.insert((door.name().to_owned(), token.clone()));
+                inner.ended.insert(token);
+            }
         }
         if channel != "target" {
             return Vec::new();
@@ -131,9 +139,7 @@ impl Checks {
         let mut found = inner.meaning(&target);
         match inner.owner(session, door, &target) {
             Some(object) => {
-                if holds(door, &object) {
-                    found.extend(allowed(&object, &target));
-                }
+                found.extend(allowed(&object, &target));
                 found.extend(inner.order(door, session, &object, &target));
             }
             None => found.push(format!("{door} offers {} under a token of no stored run", target.phase)),
@@ -152,6 +158,9 @@ impl Checks {
             let gone = inner.manifests.remove(&session);
             inner.deleted.extend(gone);
             return Vec::new();
+        }
+        if let Some(process) = change.object.pointer("/status/holder/process").and_then(Value::as_str) {
+            inner.held.insert((session.clone(), process.to_owned()), Arc::clone(&change.object));
         }
         inner.manifests.insert(session, Arc::clone(&change.object));
         drop(inner);
@@ -176,16 +185,15 @@ impl Inner {
         if meant == spec { Vec::new() } else { vec![format!("two meanings of one token of {}", target.phase)] }
     }
 
-    /// The resource that the target's token belongs to: the one that is there, or one that was. Whoever was deposed, and
-    /// does not know yet, may offer what it stored before.
+    /// The resource that the target's token belongs to, as it was when this operator had it last: who was deposed does not
+    /// know it yet. (Processes are named like their doors.) Or one that was deleted.
     fn owner(&self, session: &str, door: &Door, target: &TargetMessage) -> Option<Arc<Stored>> {
         let token = target.attempt.as_ref()?;
         let is_its = |object: &&Arc<Stored>| {
-            let oldest = |row: &Row| if holds(door, object) { row.run } else { 1 };
-            Row::of(object, target.phase.as_str())
-                .is_some_and(|row| (oldest(&row)..=row.run).any(|run| row.has_token_of(run, token.as_str())))
+            Row::of(object, target.phase.as_str()).is_some_and(|row| row.has_token(token.as_str()))
         };
-        self.manifests.get(session).into_iter().chain(&self.deleted).find(is_its).cloned()
+        let held = self.held.get(&(session.to_owned(), door.name().to_owned()));
+        held.into_iter().chain(&self.deleted).find(is_its).cloned()
     }
 
     /// Everything that the phase waits for is done: stored so, or heard by this very process.
@@ -203,7 +211,8 @@ impl Inner {
                         *status == ReportStatus::Complete || (*status == ReportStatus::Failed && row.is_forgiven);
                     is_of_run && counts
                 });
-                !(row.is_done() || is_heard || asked_to_settle(object, on))
+                let given_up = || self.called_off.iter().any(|(by, token)| by == door.name() && row.has_token(token));
+                !(row.is_done() || is_heard || row.is_forgiven && given_up() || asked_to_settle(object, on))
             })
             .map(|on| format!("{door} offers {} before {on} is done", target.phase))
             .collect()
@@ -217,11 +226,6 @@ fn asked_to_settle(object: &Value, phase: &str) -> bool {
         .into_iter()
         .flatten()
         .any(|request| request["phase"] == phase && (request["action"] == "Skip" || request["action"] == "Complete"))
-}
-
-/// Whether it is this operator that stored the session last. (Its processes are named like their doors.)
-fn holds(door: &Door, object: &Value) -> bool {
-    object.pointer("/status/holder/process").is_some_and(|process| process == door.name())
 }
 
 /// Nothing is offered in a session that is stored as cancelled, suspended or over, by an operator that stored that.
@@ -323,11 +327,7 @@ impl Row {
 
     /// Whether the token is of this run.
     fn has_token(&self, token: &str) -> bool {
-        self.has_token_of(self.run, token)
-    }
-
-    fn has_token_of(&self, run: u32, token: &str) -> bool {
-        (1..=ATTEMPTS_MAX).any(|attempt| AttemptToken::new(&self.uid, &self.phase, run, attempt).as_str() == token)
+        (1..=ATTEMPTS_MAX).any(|attempt| AttemptToken::new(&self.uid, &self.phase, self.run, attempt).as_str() == token)
     }
 }
 

@@ -232,11 +232,6 @@ impl Fates {
         self.inner().sky = sky;
     }
 
-    /// As it is now.
-    pub fn sky(&self) -> Sky {
-        self.inner().sky
-    }
-
     /// For whatever else of a schedule is left to chance.
     pub fn throw<T>(&self, dice: impl FnOnce(&mut SmallRng) -> T) -> T {
         dice(&mut self.inner().rng)

@@ -305,7 +305,7 @@ fn weight(door: &Door, message: &Message) -> Weight {
     let has = |text: &str| message.body.windows(text.len()).any(|part| part == text.as_bytes());
     let channel = message.subject.rsplit('.').next().unwrap_or_default();
     match channel {
-        "control" if door.is_operator() && has("x-report") => Weight::Asks,
+        "control" if door.is_operator() && has("x-report") && !has("x-runtime") => Weight::Asks,
         "state" if has("x-attempt") => Weight::Report,
         "state" | "start" => Weight::Precious,
         "events" | "log" => Weight::Told,

@@ -133,7 +133,8 @@ impl Stage {
             }
             Runtimes::Workers(_) | Runtimes::EarlyPeer(_) => None,
         };
-        let is_tough = climate.is_some() && scenario.bears == Bears::Deaths;
+        let is_lossy = climate.is_some_and(|climate| climate.deaths || climate.lost > 0.0);
+        let is_tough = is_lossy && scenario.bears == Bears::Deaths;
         Self(Arc::new(Inner {
             shared,
             api,
@@ -196,7 +197,7 @@ impl Stage {
             return shared.trace.violation(format!("not where it should be ({expected:?}): {status:?}"));
         }
         // Events follow at their own pace, and streams that somebody deleted are made anew once a minute.
-        sleep(Duration::from_mins(2)).await;
+        sleep(if self.0.wipes { Duration::from_mins(2) } else { Duration::from_secs(30) }).await;
         let before = shared.fates.effects();
         sleep(QUIET).await;
         let after = shared.fates.effects();
@@ -331,9 +332,14 @@ impl Stage {
         self.edit(&json!({"requests": [request]}));
     }
 
+    /// Whether more than one thing goes wrong.
+    pub fn is_stormy(&self) -> bool {
+        matches!(self.0.sky, Sky::Storm(_))
+    }
+
     /// Whether a stream keeps what it is given, to the end.
     pub fn keeps_all(&self) -> bool {
-        self.0.nats.keeps() && matches!(self.0.shared.fates.sky(), Sky::Calm | Sky::At { .. })
+        self.0.nats.keeps() && !self.is_stormy()
     }
 
     /// A command of a client, over the bus.
@@ -371,12 +377,13 @@ impl Stage {
     }
 
     fn until_is(&self, expected: &Expected) -> impl Future<Output = ()> {
+        let in_storms = expected.in_storms.filter(|_| self.is_stormy());
+        let (verdict, wanted) = (expected.verdict, in_storms.unwrap_or(expected.states));
         self.until_stored(move |object| {
             let status = &object["status"];
-            status["verdict"] == expected.verdict
+            status["verdict"] == verdict
                 && status["observedGeneration"] == object["metadata"]["generation"]
-                && expected
-                    .states
+                && wanted
                     .iter()
                     .all(|(phase, states)| states.split(" or ").any(|state| state_of(object, phase) == state))
         })
