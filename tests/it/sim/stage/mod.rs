@@ -133,7 +133,7 @@ impl Stage {
             }
             Runtimes::Workers(_) | Runtimes::EarlyPeer(_) => None,
         };
-        let is_lossy = climate.is_some_and(|climate| climate.deaths || climate.lost > 0.0);
+        let is_lossy = climate.is_some_and(|climate| climate.deaths || climate.lost > 0.0 || climate.held > 0.0);
         let is_tough = is_lossy && scenario.bears == Bears::Deaths;
         Self(Arc::new(Inner {
             shared,
@@ -305,7 +305,7 @@ impl Stage {
         self.0.api.edit_manifest("boot", &self.toughened(spec));
     }
 
-    /// With attempts enough for runtimes that die, and for grants that get lost until nobody waits for them any more.
+    /// With attempts enough for runtimes that die, and for grants that come when nobody waits for them any more.
     fn toughened(&self, spec: &Value) -> Value {
         let mut spec = spec.clone();
         if self.0.is_tough
