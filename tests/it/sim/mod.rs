@@ -153,7 +153,7 @@ fn a_verdict_that_the_cache_has_not_seen_yet_does_not_begin_the_session_again() 
 }
 
 /// Storms that broke something once, with the scenario that they are of and what was wrong.
-const BROKE_ONCE: [(u64, Mode, &str, &str); 7] = [
+const BROKE_ONCE: [(u64, Mode, &str, &str); 9] = [
     (
         301,
         Mode::Liveness,
@@ -171,6 +171,8 @@ const BROKE_ONCE: [(u64, Mode, &str, &str); 7] = [
         "a deposed process that had stored nothing granted what it had not offered",
     ),
     (32975, Mode::Safety, "commands", "a deposed process granted again what its rival had just offered"),
+    (4997, Mode::Safety, "delete and recreate", "a process that was not heard until it was deposed offered at once"),
+    (58213, Mode::Safety, "fan", "a write was refused, whose the session is could not be read, and offers went on"),
 ];
 
 #[test]
