@@ -34,12 +34,18 @@ impl LogArgs {
     /// Starts the log: `RUST_LOG` as usual, without it what an operator of the operator wants to see.
     pub fn start(&self) {
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        let log =
+            tracing_subscriber::fmt().with_env_filter(filter).with_ansi(log_has_colours()).with_writer(std::io::stderr);
         match self.log_format {
             LogFormat::Text => log.init(),
             LogFormat::Json => log.json().init(),
         }
     }
+}
+
+/// On a terminal only: the log of a pod, or in a file, is read by machines, too.
+pub fn log_has_colours() -> bool {
+    anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never
 }
 
 /// `<host>-<random>`: the host is the pod's name, the rest keeps a restarted container apart from its last life.

@@ -142,4 +142,5 @@ async fn an_operator_without_an_api_server_waits_and_can_be_stopped() {
         .await;
     process.signal(Signal::TERM);
     assert_eq!(process.wait(SOON).await, 0, "{}", process.tail());
+    assert!(!process.stderr().contains('\u{1b}'), "colours are for terminals: {:?}", process.stderr());
 }
