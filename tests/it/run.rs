@@ -300,7 +300,11 @@ fn interrupted_by(signal: rustix::process::Signal) -> Option<i32> {
         {"kind": "Phase", "id": "next", "spec": {"waitFor": ["long"]}},
     ]);
     fs::write(&manifest, phases.to_string()).unwrap();
-    let mut child = pmp_run(dir.path()).arg(&manifest).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // Tests that are run by nohup would hand on that a closed terminal is nothing.
+    let mut command = Command::new("env");
+    command.args(["--default-signal=HUP", env!("CARGO_BIN_EXE_pmp"), "run"]).arg(&manifest).env("TMPDIR", dir.path());
+    command.env_remove("RUST_LOG").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
     read_until(&mut child, "| ready");
     let code = stop(&mut child, signal);
     assert!(stopped.exists(), "the child was told to stop");

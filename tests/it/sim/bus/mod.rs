@@ -315,7 +315,8 @@ fn weight(door: &Door, message: &Message) -> Weight {
 
 fn note(shared: &Shared, door: &Door, message: &Message, fate: &PublishFate) {
     let body = String::from_utf8_lossy(&message.body);
-    // Inboxes have random names.
+    // Holders and inboxes have random names.
+    let body = message.headers.get("Pmp-Holder").map_or(body.clone(), |holder| body.replace(holder, "its own").into());
     let subject = if message.subject.starts_with('_') { "a reply" } else { &message.subject };
     let lost = match fate.lost {
         Lost::Nowhere => "",
