@@ -68,7 +68,7 @@ sim: testbed ## The simulation with many more storms, optimised (CASES=20000)
 guards: ## Break every guard of the engine, one at a time, and demand that the model test notices
 	$(call stage,break the guards one at a time,tests/guards.py)
 
-bench: servers ## How fast we are, on real servers, beside Argo where it was built (BENCH="--quick walk"); some 40 minutes
+bench: servers ## How fast we are, on real servers, beside Argo where it was built (BENCH="--quick walk"); some 25 minutes
 	$(call stage,measure on a machine that should be quiet,benches/run $(BENCH))
 
 bench-peers: ## Build Argo's own controller for `make bench`: ten to twenty minutes, at the lowest priority
