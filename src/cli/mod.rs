@@ -15,7 +15,6 @@ mod runtime;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 
 /// Runs Phase Manifests: on a laptop, on NATS, on Kubernetes.
 #[derive(Debug, Parser)]
@@ -61,9 +60,7 @@ pub fn main() -> ExitCode {
 
 /// `RUST_LOG` as usual; without it only what went wrong, because progress is told by other means.
 fn log_to_stderr() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("error"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    log.with_ansi(process::log_has_colours()).init();
+    process::log("error").init();
 }
 
 /// An environment variable that is set to nothing is a list of one empty text.

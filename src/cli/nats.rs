@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_given_one_by_one_or_in_a_list_under_either_name() {
+    fn addresses_are_given_one_by_one_or_in_a_list() {
         let line = Line::parse_from(["operator", "--nats", "nats://a,nats://b", "--nats=nats://c"]);
         assert_eq!(line.args.urls, ["nats://a", "nats://b", "nats://c"]);
     }

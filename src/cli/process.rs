@@ -1,12 +1,18 @@
 //! What every verb that runs as a service has in common: its log, its name, and how it is told to end.
 
-use std::{process::ExitCode, task::Poll, time::Duration};
+use std::{io::Stderr, process::ExitCode, task::Poll, time::Duration};
 
 use anyhow::Context as _;
 use clap::ValueEnum;
 use futures::{Stream, stream};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::{
+        SubscriberBuilder,
+        format::{DefaultFields, Format},
+    },
+};
 
 /// For what still runs at the end.
 const REST: Duration = Duration::from_secs(1);
@@ -33,19 +39,20 @@ enum LogFormat {
 impl LogArgs {
     /// Starts the log: `RUST_LOG` as usual, without it what an operator of the operator wants to see.
     pub fn start(&self) {
-        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-        let log =
-            tracing_subscriber::fmt().with_env_filter(filter).with_ansi(log_has_colours()).with_writer(std::io::stderr);
         match self.log_format {
-            LogFormat::Text => log.init(),
-            LogFormat::Json => log.json().init(),
+            LogFormat::Text => log("info").init(),
+            LogFormat::Json => log("info").json().init(),
         }
     }
 }
 
-/// On a terminal only: the log of a pod, or in a file, is read by machines, too.
-pub fn log_has_colours() -> bool {
-    anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never
+/// To standard error, filtered by `RUST_LOG` or else as said. Colours are for terminals: the log of a pod, or in a file, is
+/// read by machines, too.
+pub fn log(filter: &str) -> SubscriberBuilder<DefaultFields, Format, EnvFilter, fn() -> Stderr> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(filter));
+    let has_colours = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
+    let to: fn() -> Stderr = std::io::stderr;
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(has_colours).with_writer(to)
 }
 
 /// `<host>-<random>`: the host is the pod's name, the rest keeps a restarted container apart from its last life.

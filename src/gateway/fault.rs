@@ -111,7 +111,7 @@ fn cause(cause: &StatusCause) -> Value {
 /// `spec.phases[3].id` as a JSON Pointer.
 fn pointer(field: &str) -> String {
     let steps = field.split(['.', '[']).map(|step| step.trim_end_matches(']')).filter(|step| !step.is_empty());
-    steps.flat_map(|step| ["/".to_owned(), crate::resource::escaped(step)]).collect()
+    steps.flat_map(|step| ["/".to_owned(), crate::manifest::escaped(step)]).collect()
 }
 
 /// On one line, whatever it quotes.

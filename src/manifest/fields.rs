@@ -45,6 +45,11 @@ impl<'p> Path<'p> {
     }
 }
 
+/// A step of a JSON Pointer (RFC 6901).
+pub(crate) fn escaped(step: &str) -> String {
+    step.replace('~', "~0").replace('/', "~1")
+}
+
 impl fmt::Display for Path<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(up) = self.up {
@@ -52,7 +57,7 @@ impl fmt::Display for Path<'_> {
         }
         match self.step {
             Step::Root => Ok(()),
-            Step::Key(key) => write!(f, "/{}", key.replace('~', "~0").replace('/', "~1")),
+            Step::Key(key) => write!(f, "/{}", escaped(key)),
             Step::Index(index) => write!(f, "/{index}"),
         }
     }

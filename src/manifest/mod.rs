@@ -44,5 +44,5 @@ pub use phase::*;
 pub use plan::{GraphError, PhaseIx, Plan};
 pub use problem::{Place, Problem, Reason};
 pub use source::Format;
-pub(crate) use spelling::nearest_field;
 pub use validate::{Document, Ignored, OtherKinds, Resource, from_values, parse, parse_judging};
+pub(crate) use {fields::escaped, spelling::nearest_field};

@@ -24,7 +24,7 @@ pub use orders::{ManifestSource, Orders};
 pub use phases::Phases;
 pub use project::{Error as ProjectError, Frame, STATUS_BYTES_MAX, collapsed, project, status_bytes_max};
 pub use restore::{Error as RestoreError, restore};
-pub use settings::{escaped, read_settings};
+pub use settings::read_settings;
 pub use spec::*;
 pub use status::*;
 pub use written::{Moment, Number, Span};

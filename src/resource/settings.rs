@@ -8,7 +8,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::JSONSche
 use serde_json::{Map, Value};
 
 use super::{PhaseManifestSpec, crd};
-use crate::manifest::{Problem, Reason, nearest_field};
+use crate::manifest::{Problem, Reason, escaped, nearest_field};
 
 /// The spec as far as it can be read, and everything that cannot: each with its pointer.
 pub fn read_settings(written: &Map<String, Value>) -> (PhaseManifestSpec, Vec<Problem>) {
@@ -78,11 +78,6 @@ fn fields_at(path: &[String]) -> Vec<String> {
         schema = schema.and_then(|schema: JSONSchemaProps| schema.properties?.remove(step));
     }
     schema.and_then(|schema| schema.properties).unwrap_or_default().into_keys().collect()
-}
-
-/// A step of a JSON Pointer (RFC 6901).
-pub fn escaped(step: &str) -> String {
-    step.replace('~', "~0").replace('/', "~1")
 }
 
 #[cfg(test)]

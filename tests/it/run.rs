@@ -17,10 +17,12 @@ fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name)
 }
 
-/// `pmp run`, with a directory for temporary files of its own.
+/// `pmp run`, with a directory for temporary files of its own. Tests that are run by nohup would hand on that a closed
+/// terminal is nothing.
 fn pmp_run(temporary: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pmp"));
-    command.arg("run").env("TMPDIR", temporary).env_remove("RUST_LOG").stdin(Stdio::null());
+    let mut command = Command::new("env");
+    command.args(["--default-signal=HUP", env!("CARGO_BIN_EXE_pmp"), "run"]);
+    command.env("TMPDIR", temporary).env_remove("RUST_LOG").stdin(Stdio::null());
     command
 }
 
@@ -300,11 +302,7 @@ fn interrupted_by(signal: rustix::process::Signal) -> Option<i32> {
         {"kind": "Phase", "id": "next", "spec": {"waitFor": ["long"]}},
     ]);
     fs::write(&manifest, phases.to_string()).unwrap();
-    // Tests that are run by nohup would hand on that a closed terminal is nothing.
-    let mut command = Command::new("env");
-    command.args(["--default-signal=HUP", env!("CARGO_BIN_EXE_pmp"), "run"]).arg(&manifest).env("TMPDIR", dir.path());
-    command.env_remove("RUST_LOG").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
+    let mut child = pmp_run(dir.path()).arg(&manifest).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     read_until(&mut child, "| ready");
     let code = stop(&mut child, signal);
     assert!(stopped.exists(), "the child was told to stop");

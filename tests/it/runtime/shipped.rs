@@ -87,6 +87,15 @@ async fn rights_without(right: &str) -> (Nats, Clerk, Vec<String>) {
     (server, clerk, login.into())
 }
 
+/// A runtime under these rights, which runs whatever it is told.
+async fn logged_in(server: &Nats, login: &[String]) -> Process {
+    let place = Place { prefix: Prefix::default(), ..Place::new(&server.url) };
+    let arguments: Vec<&str> = login.iter().map(String::as_str).chain(["--allow-exec"]).collect();
+    let runtime = place.runtime(Kind::Pmp, "one", &arguments).await;
+    place.open();
+    runtime
+}
+
 #[tokio::test]
 async fn two_directories_share_no_offers() {
     let server = shared_nats().await;
@@ -130,11 +139,7 @@ async fn documented_rights_on_nats_are_enough_for_it() {
         ..Default::default()
     };
     let mut stream = async_nats::jetstream::new(operator.clone()).create_stream(reports).await.unwrap();
-    let place = Place { prefix: Prefix::default(), ..Place::new(&server.url) };
-    let mut arguments: Vec<&str> = login.iter().map(String::as_str).collect();
-    arguments.push("--allow-exec");
-    let mut runtime = place.runtime(Kind::Pmp, "one", &arguments).await;
-    place.open();
+    let mut runtime = logged_in(&server, &login).await;
     for token in ["t1", "t2"] {
         clerk.offer("p", token, &json!({"x-exec": {"command": ["echo", token]}})).await;
         clerk.answer(true).await;
@@ -155,11 +160,7 @@ async fn documented_rights_on_nats_are_enough_for_it() {
 #[tokio::test]
 async fn without_leave_to_prove_its_connection_it_works_all_the_same() {
     let (server, mut clerk, login) = rights_without("_INBOX_pmp-runtime.>").await;
-    let place = Place { prefix: Prefix::default(), ..Place::new(&server.url) };
-    let mut arguments: Vec<&str> = login.iter().map(String::as_str).collect();
-    arguments.push("--allow-exec");
-    let mut runtime = place.runtime(Kind::Pmp, "one", &arguments).await;
-    place.open();
+    let mut runtime = logged_in(&server, &login).await;
     for token in ["t1", "t2"] {
         clerk.offer("p", token, &json!({"x-exec": {"command": ["true"]}})).await;
         clerk.answer(true).await;
